@@ -1,0 +1,1 @@
+"""Ways to execute a fused convolution, one file per backend."""

@@ -1,0 +1,77 @@
+"""The boundary that every backend implements: can it run this layer, and a callable that does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from csbench.core.case import Case
+from csbench.core.record import LayerReport
+from csbench.graph.program import Conv, Program
+
+Run = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class LoweredConv:
+    """A fused convolution ready to run: `(x, residual=None) -> Tensor`, and what it holds.
+
+    x is logically NCHW and may come contiguous or channels_last; so may the result. The result is
+    allocated by torch.empty in the call, on torch's current stream, and nothing is remembered
+    between calls.
+    """
+
+    run: Run
+    weight_bytes: int = 0  # values and indices as stored
+    workspace_bytes: int = 0
+    algorithm: str | None = None
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.run(x) if residual is None else self.run(x, residual)
+
+
+@dataclass(frozen=True, eq=False)
+class LoweredNetwork:
+    """A whole network ready to run: `(x) -> Tensor`, and per layer what it does."""
+
+    run: Callable[[Tensor], Tensor]
+    layers: tuple[LayerReport, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+class Backend(Protocol):
+    """One way to execute fused convolutions.
+
+    `patterns` are names of csbench.core.pattern; a dense backend lists "dense" and runs any weight
+    densely. `devices` are "cpu" and "cuda"; `dtypes` are those of csbench.core.case.DTYPES.
+    """
+
+    name: str
+    patterns: frozenset[str]
+    devices: frozenset[str]
+    dtypes: frozenset[str]
+
+    def missing(self, device: str) -> str | None:
+        """What this machine lacks to run it on `device`, and how to get it; None when ready."""
+
+    def why_not(self, conv: Conv, case: Case) -> str | None:
+        """One sentence: the reason this layer cannot run here; None when it can."""
+
+    def lower(self, conv: Conv, case: Case) -> Run:
+        """A callable equal to the fused convolution; compiling, packing and searching happen here.
+
+        The callable is best a LoweredConv, so that bytes and the chosen algorithm are recorded.
+        """
+
+
+@runtime_checkable
+class NetworkBackend(Protocol):
+    """A backend that has a path of its own for a whole network (own layouts, merged kernels)."""
+
+    def lower_network(self, program: Program, case: Case) -> LoweredNetwork | None:
+        """The whole network as one callable; None where convolution by convolution is better."""

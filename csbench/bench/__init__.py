@@ -1,0 +1,1 @@
+"""Timed runs: clocks, sampling, checks, workers."""

@@ -1,0 +1,1 @@
+"""What is measured and what came out: plain values, free of torch and pandas."""

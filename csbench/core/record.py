@@ -1,0 +1,73 @@
+"""What a case came to: one record, one JSON line, versioned."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from csbench.core.case import Case
+
+SCHEMA = 1  # 1: first version
+
+Status = Literal["ok", "noisy", "invalid", "wrong", "unsupported", "oom", "timeout", "error"]
+MEASURED = ("ok", "noisy", "invalid")  # statuses that carry a time
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Raw samples in the order taken; `samples_ms[i]` and `baseline_samples_ms[i]` are a pair.
+
+    Statistics are derived (csbench.core.statistics), never stored.
+    """
+
+    mode: Literal["graph", "eager"]
+    cache: Literal["cold", "warm"]
+    warmup: int
+    samples_ms: tuple[float, ...]
+    baseline_samples_ms: tuple[float, ...] = ()
+    throttled: tuple[int, ...] = ()  # indices of pairs taken while the clock was held down
+    dense_best_ms: float | None = None  # median of the best dense time of any precision
+    dense_best: str | None = None  # which backend and precision that was
+
+
+class Check(msgspec.Struct, frozen=True):
+    """The comparison with the float64 reference that precedes every timing."""
+
+    relative_error: float | None
+    tolerance: float
+
+
+class LayerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What ran in one layer: `sparse`, or `dense` and why; bytes of weights as stored, FLOPs done."""
+
+    name: str
+    ran: Literal["sparse", "dense"]
+    reason: str | None = None
+    bytes: int = 0
+    flops: int = 0
+    algorithm: str | None = None
+
+
+class Sparsity(msgspec.Struct, frozen=True):
+    """Both sparsities: of the layers that carry the pattern, and of the whole model."""
+
+    layers: float
+    model: float
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """The outcome of one case, with everything needed to trust and repeat it."""
+
+    schema: int = SCHEMA
+    created: str
+    key: str
+    case: Case
+    status: Status
+    reason: str | None = None
+    measurement: Measurement | None = None
+    check: Check | None = None
+    layers: tuple[LayerReport, ...] = ()
+    sparsity: Sparsity | None = None
+    prepare_ms: float | None = None
+    peak_bytes: int | None = None
+    env: dict[str, Any] = {}

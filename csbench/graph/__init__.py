@@ -1,0 +1,1 @@
+"""A network as a list of fused convolutions, which every backend receives alike."""

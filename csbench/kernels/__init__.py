@@ -1,0 +1,1 @@
+"""Kernel sources and the code that compiles them."""

@@ -1,0 +1,1 @@
+"""Records to tables: Markdown, LaTeX, text, CSV, JSON, HTML."""

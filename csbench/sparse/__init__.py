@@ -1,0 +1,1 @@
+"""Sparsity patterns on weights: masks, verification, packed formats, checkpoints."""
