@@ -1,0 +1,42 @@
+# make demo   install into .venv and print Table 11 for this machine (CPU or GPU)
+# make test   the tests that need no GPU          make lint      ruff and mypy --strict
+# make bench  the CPU speed figures of README     make test-gpu  the tests that need one
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+RESULTS ?= csbench-results
+
+.PHONY: install demo test lint test-gpu bench wheel clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/csbench infer --model resnet50 --pattern block -o $(RESULTS)/records.jsonl
+	$(BIN)/csbench report $(RESULTS)/records.jsonl --table table11 --format markdown
+
+test: install
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: install
+	$(BIN)/ruff check csbench tests
+	$(BIN)/ruff format --check csbench tests
+	$(BIN)/mypy
+
+# On a machine with a GPU torch is usually there already: use it with PYTHON=python3 and no venv.
+test-gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -m gpu tests
+
+bench: install
+	$(BIN)/csbench run resnet50 --resume -o $(RESULTS)/resnet50.jsonl
+	$(BIN)/csbench report $(RESULTS)/resnet50.jsonl --format text
+
+wheel: install
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
