@@ -1,0 +1,133 @@
+"""The axes of what can be measured, and how a text becomes a value on each of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+
+from csbench.core.case import DTYPES, Task
+from csbench.core.pattern import parse, parse_sparsity
+from csbench.errors import UsageError, unknown
+
+ImageSize = tuple[int, int, int]
+
+# The models that csbench brings, and the (C, H, W) image each is made for: known without torch, so
+# that a wrong name is told at once. csbench.models builds them.
+MODELS: dict[str, ImageSize] = {
+    "resnet18": (3, 224, 224),
+    "resnet34": (3, 224, 224),
+    "resnet50": (3, 224, 224),
+    "resnet101": (3, 224, 224),
+    "resnet152": (3, 224, 224),
+    "vgg16_bn": (3, 224, 224),
+    "vgg19_bn": (3, 224, 224),
+    "mobilenet_v2": (3, 224, 224),
+    "resnet20": (3, 32, 32),
+    "resnet32": (3, 32, 32),
+    "resnet18-cifar": (3, 32, 32),
+}
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A product of axes. An empty axis takes its default, which may depend on the others.
+
+    `pattern` empty: detected in the checkpoint, else dense. `sparsity` empty: 0, 50, 75, 87.5 and
+    93.75 %, or what the pattern fixes. `backend` and `baseline` empty: what the device has.
+    """
+
+    model: tuple[str, ...]
+    checkpoint: tuple[str, ...] = ()
+    seed: tuple[int, ...] = (0,)
+    input: tuple[ImageSize, ...] = ()
+    device: tuple[str, ...] = ("auto",)
+    dtype: tuple[str, ...] = ("fp32",)
+    batch: tuple[int, ...] = (1,)
+    pattern: tuple[str, ...] = ()
+    sparsity: tuple[float, ...] = ()
+    baseline: tuple[str, ...] = ()
+    backend: tuple[str, ...] = ()
+    task: tuple[Task, ...] = ("infer",)
+
+
+class Axis(NamedTuple):
+    """How to read one value of an axis, and an example for messages."""
+
+    parse: Callable[[str], Any]
+    example: str
+
+
+def values(axis: str, texts: Iterable[str]) -> tuple[Any, ...]:
+    """Each text as a value of the axis, without repeats; raises UsageError on a wrong one."""
+    return tuple(dict.fromkeys(AXES[axis].parse(text.strip()) for text in texts))
+
+
+def whole_number(what: str, text: str, least: int) -> int:
+    """A whole number of at least `least`; raises UsageError that says so."""
+    if not re.fullmatch(r"[+-]?\d+", text) or int(text) < least:
+        raise UsageError(f"{what} '{text}' is not a whole number of at least {least}")
+    return int(text)
+
+
+def _model(text: str) -> str:
+    if ":" not in text and text not in MODELS:
+        also = "(or timm:NAME, torchvision:NAME, FILE.py:factory)"
+        raise UsageError(unknown("model", text, MODELS, also))
+    return text
+
+
+def _pattern(text: str) -> str:
+    return str(parse(text))
+
+
+def _image_size(text: str) -> ImageSize:
+    numbers = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    size = tuple(int(n) for n in numbers.groups()) if numbers else ()
+    if len(size) != 3 or 0 in size:
+        raise UsageError(f"input size '{text}' is not CxHxW; expected for example 3x224x224")
+    return (size[0], size[1], size[2])
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise UsageError(unknown("device", text, DEVICES, "(cuda:1 is the second GPU)"))
+    return text
+
+
+def _dtype(text: str) -> str:
+    if text not in DTYPES:
+        raise UsageError(unknown("dtype", text, DTYPES))
+    return text
+
+
+def _task(text: str) -> str:
+    tasks = ("infer", "layer")
+    if text not in tasks:
+        assert set(tasks) <= set(get_args(Task))
+        raise UsageError(unknown("task", text, tasks))
+    return text
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise UsageError("an empty name; leave the axis out to take the default")
+    return text
+
+
+AXES: dict[str, Axis] = {
+    "model": Axis(_model, '"resnet50"'),
+    "checkpoint": Axis(_name, '"resnet50-block.safetensors"'),
+    "seed": Axis(lambda text: whole_number("seed", text, 0), "0"),
+    "input": Axis(_image_size, '"3x224x224"'),
+    "device": Axis(_device, '"auto"'),
+    "dtype": Axis(_dtype, '"fp32"'),
+    "batch": Axis(lambda text: whole_number("batch size", text, 1), "[1, 64]"),
+    "pattern": Axis(_pattern, '"block:32x32"'),
+    "sparsity": Axis(parse_sparsity, "[0, 50, 75, 87.5, 93.75]"),
+    "baseline": Axis(_name, '"cudnn"'),
+    "backend": Axis(_name, '["block-original", "block-cutlass"]'),
+    "task": Axis(_task, '"infer"'),
+}

@@ -1,0 +1,34 @@
+"""When a measurement is long enough."""
+
+from __future__ import annotations
+
+import msgspec
+
+from csbench.errors import UsageError
+
+
+class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Measure until the interval's half-width is below `max_noise` and `min_time` has been spent.
+
+    `max_time` bounds it (the verdict is then `noisy`); `runs`, when given, fixes the number of
+    pairs instead. `warmup` counts untimed runs. Times are in seconds, noise a fraction.
+    """
+
+    warmup: int = 5
+    runs: int | None = None
+    min_time: float = 1.0
+    max_time: float = 15.0
+    max_noise: float = 0.01
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_time", "max_time", "max_noise", "timeout"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name):g}; expected a number above 0")
+        if self.warmup < 0 or (self.runs is not None and self.runs < 1):
+            raise UsageError("warmup is at least 0 and runs at least 1")
+        if self.min_time > self.max_time:
+            raise UsageError(
+                f"min_time {self.min_time:g} s is longer than max_time {self.max_time:g} s; "
+                "raise max_time too"
+            )
