@@ -1,1 +1,4 @@
-"""Timed runs: clocks, sampling, checks, workers."""
+"""From a case to a record: build, prove correct, time against the baseline, write down.
+
+The parent process (plan, runner) never imports torch; worker processes do.
+"""
