@@ -9,14 +9,16 @@ from torch import Tensor
 from csbench.graph.program import Conv, Program
 
 
-def convolution(conv: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:
+def convolution(
+    conv: Conv, x: Tensor, residual: Tensor | None = None, *, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """activation(conv(x) + bias [+ residual]) in float64; x is [N, Cin, H, W] of any type."""
     y = F.conv2d(
-        x.detach().cpu().double(), conv.weight.double(), conv.bias.double(),
+        x.detach().to("cpu", dtype), conv.weight.to(dtype), conv.bias.to(dtype),
         conv.stride, conv.padding, conv.dilation, conv.groups,
     )  # fmt: skip
     if residual is not None:
-        y = y + residual.detach().cpu().double()
+        y = y + residual.detach().to("cpu", dtype)
     if conv.activation == "relu":
         y = F.relu(y)
     elif conv.activation == "relu6":
@@ -24,15 +26,17 @@ def convolution(conv: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor
     return y
 
 
-def run(program: Program, x: Tensor) -> Tensor:
-    """The whole network in float64 on the CPU; x is [N, C, H, W]."""
-    values = {0: x.detach().cpu().double()}
+def run(program: Program, x: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The whole network in float64 (or another type) on the CPU; x is [N, C, H, W]."""
+    values = {0: x.detach().to("cpu", dtype)}
     last_use = program.last_use()
     for i, step in enumerate(program.steps):
         arguments = [values[n] for n in step.inputs]
         op = step.op
         values[step.output] = (
-            convolution(op, *arguments) if isinstance(op, Conv) else op(*arguments)
+            convolution(op, arguments[0], *arguments[1:], dtype=dtype)
+            if isinstance(op, Conv)
+            else op(*arguments)
         )
         for n in step.inputs:
             if last_use[n] == i:
