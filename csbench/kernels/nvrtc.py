@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import re
 import sys
 from collections.abc import Sequence
 from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_void_p
@@ -178,14 +179,13 @@ def compile_cubin(
     """Machine code of CUDA C++ text; raises BackendError with the compiler's log.
 
     `#include` finds the files beside this one and the CUDA headers, where a wheel brought them.
-    Only the text of the files beside this one is part of the cache key.
+    Of these, the files beside this one that the source includes are part of the cache key.
     """
     flags = [f"--gpu-architecture={arch}", "--std=c++17", *options]
     flags += [f"-I{folder}" for folder in (Path(__file__).parent, *_cuda_headers())]
     version = nvrtc_version()
-    headers = sorted(Path(__file__).parent.glob("*.cuh"))
     key = hashlib.sha256(
-        repr((source, arch, tuple(options), version, [h.read_text() for h in headers])).encode()
+        repr((source, arch, tuple(options), version, _included(source))).encode()
     ).hexdigest()
     path = cache_dir() / "nvrtc" / f"{key[:32]}.cubin"
     if path.exists():
@@ -193,6 +193,19 @@ def compile_cubin(
     cubin = _compile(source, flags, name)
     write_atomically(path, cubin)
     return cubin
+
+
+def _included(source: str) -> list[str]:
+    """Texts of the files beside this one that a source includes, directly or through others."""
+    texts: dict[str, str] = {}
+    pending = [source]
+    while pending:
+        for name in re.findall(r'^\s*#\s*include\s*[<"]([^">]+)[">]', pending.pop(), re.MULTILINE):
+            file = Path(__file__).parent / name
+            if name not in texts and file.is_file():
+                texts[name] = file.read_text()
+                pending.append(texts[name])
+    return [texts[name] for name in sorted(texts)]
 
 
 def _compile(source: str, flags: Sequence[str], name: str) -> bytes:
