@@ -1,0 +1,112 @@
+"""How fast a layer could be: ceilings measured on the device once, and the floor they set.
+
+The floor of a layer is the larger of two times: its FLOPs at the measured rate of dense products
+in its precision, and its bytes (weights as stored, activations once) at the copy bandwidth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from csbench.bench.clocks import Clock, CudaClock, HostClock
+from csbench.bench.sampling import sample_alone
+from csbench.kernels.cache import cache_dir, write_atomically
+
+Ceilings = Mapping[str, float]  # copy_gb_s, fp32_tflop_s, ..., launch_us
+
+# A time below this share of the floor is impossible; between this and 1, the ceiling was measured
+# on a worse moment than the layer.
+POSSIBLE = 0.8
+_TORCH = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def ceilings(device: str, env: Mapping[str, Any]) -> dict[str, float]:
+    """The device's ceilings, from the cache when this device and torch were measured before."""
+    names = ("gpu", "cpu", "driver", "torch", "threads", "gpu_memory_bytes", "host")
+    identity = json.dumps([device, *(env.get(name) for name in names)])
+    path = cache_dir() / f"ceilings-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
+    try:
+        known: dict[str, float] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = measure(device)
+        write_atomically(path, json.dumps(known, indent=1).encode())
+    return known
+
+
+@torch.inference_mode()
+def measure(device: str) -> dict[str, float]:
+    """Copy bandwidth in GB/s, dense products in TFLOP/s, launching an empty graph in us."""
+    on_gpu = device.startswith("cuda")
+    clock: Clock = CudaClock() if on_gpu else HostClock()
+    found = {"copy_gb_s": _copy(clock, device, 2**30 if on_gpu else 2**28)}
+    size = 8192 if on_gpu else 1536
+    for dtype in ("fp32", "tf32", "fp16", "bf16") if on_gpu else ("fp32", "bf16"):
+        found[f"{dtype}_tflop_s"] = _product(clock, device, dtype, size)
+    if on_gpu:
+        found["launch_us"] = _empty_graph(clock)
+    return found
+
+
+def floor_ms(flops: float, size_bytes: float, dtype: str, known: Ceilings) -> float:
+    """The time that a layer needs at least, by products and by bytes, in milliseconds."""
+    return max(_product_ms(flops, rate(dtype, known)), size_bytes / known["copy_gb_s"] / 1e6)
+
+
+def hard_floor_ms(flops: float, known: Ceilings) -> float:
+    """The time below which a result is impossible: products at the fastest rate of any precision.
+
+    Bytes do not count here: weights and activations may well stay in a cache between runs.
+    """
+    fastest = max(value for name, value in known.items() if name.endswith("_tflop_s"))
+    return POSSIBLE * _product_ms(flops, fastest)
+
+
+def rate(dtype: str, known: Ceilings) -> float:
+    """TFLOP/s of dense products in a precision; fp32 may also come as three tf32 products."""
+    own = known.get(f"{dtype}_tflop_s", known["fp32_tflop_s"])
+    return max(own, known.get("tf32_tflop_s", 0) / 3) if dtype == "fp32" else own
+
+
+def _product_ms(flops: float, tflop_s: float) -> float:
+    return flops / tflop_s / 1e9
+
+
+def _copy(clock: Clock, device: str, size: int) -> float:
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.ones_like(source)
+    return 2 * size / 1e6 / _best(clock, lambda: target.copy_(source))
+
+
+def _product(clock: Clock, device: str, dtype: str, size: int) -> float:
+    a = torch.randn(size, size, device=device).to(_TORCH[dtype])
+    b = torch.randn(size, size, device=device).to(_TORCH[dtype])
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+    try:
+        return 2 * size**3 / 1e9 / _best(clock, lambda: torch.mm(a, b))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _empty_graph(clock: Clock) -> float:
+    """Replaying a graph of one tiny kernel: what no network can be faster than."""
+    x = torch.zeros(1, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        x.add_(1)
+    return 1e3 * _best(clock, graph.replay)
+
+
+def _best(clock: Clock, run: Callable[[], object], samples: int = 7) -> float:
+    """The shortest of a few samples: a ceiling is what the device can do at its best."""
+    return min(sample_alone(clock, run, samples))

@@ -1,0 +1,117 @@
+"""A program and a backend become one callable, with a report of what ran in every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from csbench.backends.base import Backend, LoweredConv, LoweredNetwork, NetworkBackend
+from csbench.core.case import Case
+from csbench.core.record import LayerReport
+from csbench.errors import BackendError
+from csbench.graph.program import Conv, Program
+
+_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
+
+
+def lower_network(
+    program: Program, backend: Backend, fallback: Backend, case: Case
+) -> LoweredNetwork:
+    """The whole network by `backend`; layers that it cannot run go to `fallback`, and say why.
+
+    A backend with a path of its own for whole networks takes it. Raises BackendError when neither
+    can run a layer.
+    """
+    if isinstance(backend, NetworkBackend):
+        whole = backend.lower_network(program, case)
+        if whole is not None:
+            return _complete(whole, program, backend)
+    calls, reports = [], []
+    for step in program.steps:
+        if isinstance(step.op, Conv):
+            call, report = lower_layer(step.op, backend, fallback, case)
+            reports.append(report)
+        else:
+            call = step.op
+        calls.append(call)
+    return LoweredNetwork(_chain(program, calls), tuple(reports))
+
+
+def lower_layer(
+    conv: Conv, backend: Backend, fallback: Backend, case: Case
+) -> tuple[Callable[..., Tensor], LayerReport]:
+    """One convolution by `backend`, else densely by `fallback` with the reason."""
+    reason = _why_dense(conv, backend, case)
+    chosen = backend
+    if reason is not None and not is_dense(backend):
+        chosen = fallback
+        if (impossible := fallback.why_not(conv, case)) is not None:
+            raise BackendError(
+                f"layer {conv.describe()} runs neither on {backend.name} ({reason}) "
+                f"nor on {fallback.name} ({impossible})"
+            )
+    call = chosen.lower(conv, case)
+    return call, report(conv, call, case, reason)
+
+
+def is_dense(backend: Backend) -> bool:
+    """Whether a backend runs any weight densely, zeros included."""
+    return "dense" in backend.patterns
+
+
+def report(conv: Conv, call: Any, case: Case, reason: str | None) -> LayerReport:
+    """What ran in a layer; the FLOPs of a dense run count the zeros too."""
+    lowered = call if isinstance(call, LoweredConv) else None
+    dense_bytes = conv.weight.numel() * _BYTES[case.dtype]
+    return LayerReport(
+        name=conv.name,
+        ran="sparse" if reason is None else "dense",
+        reason=reason,
+        bytes=(lowered.weight_bytes if lowered else 0) or dense_bytes,
+        flops=case.batch * (conv.sparse_flops if reason is None else conv.dense_flops),
+        algorithm=lowered.algorithm if lowered else None,
+    )
+
+
+def _why_dense(conv: Conv, backend: Backend, case: Case) -> str | None:
+    if is_dense(backend):
+        if (impossible := backend.why_not(conv, case)) is not None:
+            raise BackendError(f"{backend.name} cannot run layer {conv.describe()}: {impossible}")
+        return f"{backend.name} runs zeros like any other weight" if conv.pattern else "kept dense"
+    if conv.pattern is None:
+        return "kept dense"
+    return backend.why_not(conv, case)
+
+
+def _complete(whole: LoweredNetwork, program: Program, backend: Backend) -> LoweredNetwork:
+    """Insist that a whole-network path accounts for every layer: nothing falls back unnoticed."""
+    named = {layer.name for layer in whole.layers}
+    missing = [conv.name for conv in program.convolutions if conv.name not in named]
+    if missing:
+        raise BackendError(
+            f"{backend.name} does not say what ran in {len(missing)} layers: "
+            f"{', '.join(missing[:3])}"
+        )
+    return whole
+
+
+def _chain(program: Program, calls: list[Callable[..., Tensor]]) -> Callable[[Tensor], Tensor]:
+    """The steps one after another; a value is let go after its last use."""
+    last_use = program.last_use()
+    schedule = [
+        (call, step.inputs, step.output, [n for n in set(step.inputs) if last_use[n] == i])
+        for i, (call, step) in enumerate(zip(calls, program.steps, strict=True))
+    ]
+    result = program.result
+
+    def run(x: Tensor) -> Tensor:
+        values = {0: x}
+        for call, inputs, output, dead in schedule:
+            values[output] = call(*[values[n] for n in inputs])
+            for n in dead:
+                del values[n]
+        return values[result]
+
+    return run
