@@ -40,6 +40,17 @@ class PatternSpec(msgspec.Struct, frozen=True, order=True):
         """The specification without its sparsity, as the records and tables name it."""
         return str(PatternSpec(self.name, self.parameters))
 
+    @property
+    def own_sparsity(self) -> float | None:
+        """The sparsity asked for, or the one that the parameters imply (`nm:2:4` is 0.5)."""
+        if self.sparsity is not None:
+            return self.sparsity
+        if self.name == "nm" and self.parameters:
+            return 1 - self.parameters[0] / self.parameters[1]
+        if self.name == "cs" and self.parameters:
+            return 1 - 1 / self.parameters[0]
+        return 0.0 if self.name == "dense" else None
+
     def at(self, sparsity: float) -> PatternSpec:
         """This pattern with all parameters filled in for one sparsity (a fraction).
 
