@@ -1,0 +1,26 @@
+"""The tables by name: each turns rows into the tables of its kind, none where it has no data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from csbench.report.rows import Row
+from csbench.report.table import Provenance, Table
+from csbench.report.tables.inference import inference
+from csbench.report.tables.layers import layers
+from csbench.report.tables.table10 import table10
+from csbench.report.tables.table11 import table11
+from csbench.report.tables.training_hours import training_hours
+
+Build = Callable[[Sequence[Row], Provenance], list[Table]]
+
+# In the order of a whole report.
+TABLES: dict[str, Build] = {
+    "table11": table11,
+    "inference": inference,
+    "layers": layers,
+    "training-hours": training_hours,
+    "table10": table10,
+}
+# Published whatever was measured: in a whole report only beside training records.
+PUBLISHED_ALONE = ("training-hours", "table10")

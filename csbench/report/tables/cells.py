@@ -1,0 +1,127 @@
+"""Cells and columns that several tables share: what a status shows, what a note says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from csbench.report.rows import Estimate, Row
+from csbench.report.table import CODES, MISSING, Cell
+
+INTERVALS = "± and [ ] are 95 % bootstrap intervals of medians and of their ratio."
+
+_MEANING = {
+    "noisy": "the time ran out before the interval was narrow enough",
+    "invalid": "the measurement does not count",
+    "wrong": "the output differs from the float64 reference",
+    "unsupported": "this case cannot run here",
+    "oom": "out of memory",
+    "timeout": "stopped at its time limit",
+    "error": "the case failed",
+}
+
+
+def time_cell(row: Row, scale: float = 1.0) -> Cell:
+    """The median time, or the code of what stood in its way, with the reason as a note.
+
+    `scale` turns milliseconds into the column's unit.
+    """
+    cell = estimate_cell(row.time_ms, scale)
+    status = row.record.status
+    if status == "ok":
+        return cell
+    code = CODES[status]
+    return replace(cell, code=code, note=f"{code}: {row.record.reason or _MEANING[status]}")
+
+
+def speedup_cell(row: Row, estimate: Estimate | None) -> Cell:
+    """A speed-up; beside a doubtful time it is doubtful too, and a failed row has none."""
+    cell = estimate_cell(estimate)
+    return cell if row.record.status == "ok" else replace(cell, code=_doubt(cell, row))
+
+
+def _doubt(cell: Cell, row: Row) -> str | None:
+    return CODES[row.record.status] if cell.number is not None else None
+
+
+def estimate_cell(estimate: Estimate | None, scale: float = 1.0) -> Cell:
+    """A number with its interval, both times `scale`."""
+    if estimate is None:
+        return MISSING
+    value, low, high = (None if end is None else scale * end for end in estimate)
+    return Cell(value, low, high)
+
+
+def baseline_cell(row: Row, scale: float = 1.0) -> Cell:
+    """The baseline's median time in the same run: from the pairs, so that the ratio agrees."""
+    if row.time_ms is None or row.speedup is None:
+        return MISSING
+    return Cell(scale * row.time_ms.value * row.speedup.value)
+
+
+def error_cell(row: Row) -> Cell:
+    check = row.record.check
+    return MISSING if check is None else Cell(check.relative_error)
+
+
+def sparsity_cells(row: Row) -> tuple[Cell, Cell]:
+    """Sparsity in % of the layers that carry the pattern, and of the whole model."""
+    found = row.record.sparsity
+    if found is None:
+        return Cell(100 * row.case.sparsity), MISSING
+    return Cell(100 * found.layers), Cell(100 * found.model)
+
+
+def share_cell(row: Row) -> Cell:
+    """How many layers ran sparse, of how many; the reasons of the others as a note."""
+    layers = row.sparse_layers
+    if layers is None:
+        return MISSING
+    reasons = unique(
+        layer.reason for layer in row.record.layers if layer.ran == "dense" and layer.reason
+    )
+    note = f"layers that ran dense: {'; '.join(reasons)}" if reasons and layers[0] else None
+    return Cell(f"{layers[0]}/{layers[1]}", note=note)
+
+
+def pattern_cell(row: Row) -> Cell:
+    """The pattern; a row in which nothing ran sparse is called dense, whatever was asked for."""
+    asked = row.case.pattern
+    layers = row.sparse_layers
+    if row.case.backend == "masked":
+        return Cell(asked, note="masked: the sparse weights ran dense, zeros and all")
+    if asked == "dense" or layers is None or layers[0]:
+        return Cell(asked)
+    reasons = unique(layer.reason for layer in row.record.layers if layer.reason)
+    why = f": {'; '.join(reasons)}" if reasons else ""
+    return Cell("dense", note=f"{asked} was asked for, but no layer ran sparse{why}")
+
+
+def weights_cell(row: Row) -> Cell:
+    """Bytes of all weights as stored, in MiB."""
+    return MISSING if row.weight_bytes is None else Cell(row.weight_bytes / 2**20)
+
+
+def checkpoint_cell(row: Row) -> Cell:
+    """The checkpoint's file name; synthetic weights by their seed."""
+    checkpoint = row.case.checkpoint
+    if checkpoint.path:
+        return Cell(Path(checkpoint.path).name)
+    return MISSING if checkpoint.seed is None else Cell(f"seed {checkpoint.seed}")
+
+
+def unique(words: Iterable[str | None]) -> list[str]:
+    """Each word once, in order; at most five, for a note must stay readable."""
+    found = list(dict.fromkeys(word for word in words if word))
+    return found if len(found) <= 5 else [*found[:4], f"and {len(found) - 4} more reasons"]
+
+
+def percent(sparsity: float) -> str:
+    """`87.5 %`"""
+    return f"{100 * sparsity:g} %"
+
+
+def shape(size: Sequence[int]) -> str:
+    """`3x224x224`"""
+    return "x".join(str(n) for n in size)

@@ -1,0 +1,139 @@
+"""The general table of inference: a row a case, a table a model and device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from csbench.report.rows import Row
+from csbench.report.table import Cell, Cells, Column, Provenance, Table, groups_of, mark_ties
+from csbench.report.tables.cells import (
+    INTERVALS,
+    baseline_cell,
+    checkpoint_cell,
+    error_cell,
+    pattern_cell,
+    percent,
+    shape,
+    share_cell,
+    sparsity_cells,
+    speedup_cell,
+    time_cell,
+    weights_cell,
+)
+
+NAME = "inference"
+_SPARSITY, _TIED = 4, 16  # positions: what is compared at, and the speed-up whose best are marked
+
+
+def inference(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
+    """One table for each model, input, device and baseline that has inference records."""
+    own = [row for row in rows if row.case.task == "infer"]
+    tables = []
+    for key, part in groupby(sorted(own, key=_table_key), _table_key):
+        tables.append(_table(key, list(part), provenance))
+    return tables
+
+
+def _table_key(row: Row) -> tuple[str, str, str, str]:
+    case = row.case
+    return (case.model, shape(case.input), row.device, case.baseline)
+
+
+def _table(key: tuple[str, str, str, str], rows: list[Row], provenance: Provenance) -> Table:
+    model, size, device, baseline = key
+    many = len({row.case.pattern for row in rows} - {"dense"}) > 1
+
+    def title_of(row: Row) -> str:
+        case = row.case
+        words = f"batch {case.batch}, {case.dtype}"
+        return f"{words}, {percent(case.sparsity)}" if many else words
+
+    lines: list[tuple[str, Cells]] = []
+    for group, part in groupby(sorted(rows, key=_row_key), title_of):
+        cells = [_cells(row) for row in part]
+        lines += [(group, line) for line in _with_ties(cells, many)]
+    titles = {title for title, _ in lines}
+    # A lone group needs no line of its own: the caption says it.
+    only = f", {titles.pop()}" if len(titles) == 1 else ""
+    checkpoints = any(row.case.checkpoint.path for row in rows)
+    return Table(
+        name=NAME,
+        caption=f"Inference of {model}, input {size}{only}, on {device}; "
+        f"the baseline is {baseline} in the same run and precision.",
+        columns=_columns(baseline, checkpoints),
+        groups=groups_of(("" if only else title, cells) for title, cells in lines),
+        provenance=provenance,
+        notes=(INTERVALS, _best_dense(rows)),
+    )
+
+
+def _row_key(row: Row) -> tuple[object, ...]:
+    case = row.case
+    return (case.batch, case.dtype, case.sparsity, case.pattern, case.backend)
+
+
+def _columns(baseline: str, checkpoints: bool) -> tuple[Column, ...]:
+    return (
+        Column("model", ("Model",), align="left", shown=False),
+        Column("device", ("Device",), align="left", shown=False),
+        Column("batch", ("Batch",), shown=False, decimals=0),
+        Column("dtype", ("Precision",), align="left", shown=False),
+        Column("sparsity_layers_percent", ("Sparsity (%)", "layers"), "%", decimals=2, stub=True),
+        Column("sparsity_model_percent", ("Sparsity (%)", "model"), "%", decimals=2, stub=True),
+        Column("pattern", ("Pattern",), align="left", stub=True),
+        Column("backend", ("Backend",), align="left", stub=True),
+        Column("checkpoint", ("Weights",), align="left", shown=checkpoints),
+        Column("sparse_layers", ("Sparse", "layers")),
+        Column("weights_mib", ("Weights", "(MiB)"), "MiB", decimals=2),
+        Column("relative_error", ("Error",), decimals=1, form="scientific"),
+        Column("baseline", ("Baseline",), align="left", shown=False),
+        Column("baseline_ms", ("Time (ms)", baseline), "ms", decimals=2, shown=False),
+        Column("best_dense", ("Best dense",), align="left", shown=False),
+        Column("time_ms", ("Time (ms)", "median"), "ms", interval="half"),
+        Column("speedup", ("Speed-up (×)", f"over {baseline}"), "×", interval="range"),
+        Column("speedup_over_own", ("Speed-up (×)", "over own 0 %"), "×", interval="range"),
+        Column("speedup_over_best", ("Speed-up (×)", "over best dense"), "×", interval="range"),
+    )
+
+
+def _cells(row: Row) -> Cells:
+    case = row.case
+    return (
+        Cell(case.model),
+        Cell(row.device),
+        Cell(case.batch),
+        Cell(case.dtype),
+        *sparsity_cells(row),
+        pattern_cell(row),
+        Cell(case.backend),
+        checkpoint_cell(row),
+        share_cell(row),
+        weights_cell(row),
+        error_cell(row),
+        Cell(case.baseline),
+        baseline_cell(row),
+        Cell(row.best_dense),
+        time_cell(row),
+        speedup_cell(row, row.speedup),
+        speedup_cell(row, row.over_own),
+        speedup_cell(row, row.over_best),
+    )
+
+
+def _with_ties(cells: list[Cells], by_group: bool) -> list[Cells]:
+    """Mark the best speed-up: of a group where patterns compete, else at each sparsity."""
+    marked: list[Cells] = []
+    for _, part in groupby(cells, lambda line: None if by_group else line[_SPARSITY].value):
+        lines = list(part)
+        best = mark_ties([line[_TIED] for line in lines], "high")
+        marked += [
+            (*line[:_TIED], cell, *line[_TIED + 1 :])
+            for line, cell in zip(lines, best, strict=True)
+        ]
+    return marked
+
+
+def _best_dense(rows: Sequence[Row]) -> str:
+    ways = sorted({f"{r.best_dense} (batch {r.case.batch})" for r in rows if r.best_dense})
+    return f"Best dense of any precision: {', '.join(ways) or 'not measured'}."

@@ -1,0 +1,90 @@
+"""Single layers: time and speed-up of each distinct convolution, and what ran there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from csbench.report.rows import Row
+from csbench.report.table import MISSING, Cell, Cells, Column, Provenance, Table, groups_of
+from csbench.report.tables.cells import (
+    INTERVALS,
+    baseline_cell,
+    error_cell,
+    percent,
+    shape,
+    speedup_cell,
+    time_cell,
+)
+
+NAME = "layers"
+_MICROSECONDS = 1000.0
+
+
+def layers(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
+    """One table for each model, device, baseline, batch and precision that has layer records."""
+    own = [row for row in rows if row.case.task == "layer"]
+    return [
+        _table(list(part), provenance)
+        for _, part in groupby(sorted(own, key=_table_key), _table_key)
+    ]
+
+
+def _table_key(row: Row) -> tuple[object, ...]:
+    case = row.case
+    return (case.model, case.input, row.device, case.baseline, case.batch, case.dtype)
+
+
+def _table(rows: list[Row], provenance: Provenance) -> Table:
+    case = rows[0].case
+    # Layers keep the network's order within a group, for the sort is stable.
+    ordered = sorted(rows, key=lambda row: (row.case.sparsity, row.case.pattern, row.case.backend))
+    return Table(
+        name=NAME,
+        caption=f"Layers of {case.model}, input {shape(case.input)}, batch {case.batch}, "
+        f"{case.dtype}, on {rows[0].device}; the baseline is {case.baseline} in the same run.",
+        columns=_columns(case.baseline),
+        groups=groups_of((_title(row), _cells(row)) for row in ordered),
+        provenance=provenance,
+        notes=(INTERVALS,),
+    )
+
+
+def _title(row: Row) -> str:
+    return f"{row.case.backend}, {row.case.pattern}, {percent(row.case.sparsity)}"
+
+
+def _columns(baseline: str) -> tuple[Column, ...]:
+    return (
+        Column("layer", ("Layer",), align="left", stub=True),
+        Column("sparsity_percent", ("Sparsity",), "%", decimals=2, shown=False),
+        Column("backend", ("Backend",), align="left", shown=False),
+        Column("pattern", ("Pattern",), align="left", shown=False),
+        Column("ran", ("Ran",), align="left"),
+        Column("algorithm", ("Algorithm",), align="left"),
+        Column("gflop", ("Work", "(GFLOP)"), "GFLOP", decimals=3),
+        Column("weights_kib", ("Weights", "(KiB)"), "KiB", decimals=1),
+        Column("relative_error", ("Error",), decimals=1, form="scientific"),
+        Column("baseline_us", ("Time (µs)", baseline), "µs", decimals=1),
+        Column("time_us", ("Time (µs)", "median"), "µs", interval="half"),
+        Column("speedup", ("Speed-up (×)", f"over {baseline}"), "×", interval="range"),
+    )
+
+
+def _cells(row: Row) -> Cells:
+    case = row.case
+    found = next((entry for entry in row.record.layers if entry.name == case.layer), None)
+    return (
+        Cell(case.layer),
+        Cell(100 * case.sparsity),
+        Cell(case.backend),
+        Cell(case.pattern),
+        Cell(found.ran, note=found.reason) if found else MISSING,
+        Cell(found.algorithm) if found else MISSING,
+        Cell(found.flops / 1e9) if found and found.flops else MISSING,
+        Cell(found.bytes / 1024) if found and found.bytes else MISSING,
+        error_cell(row),
+        baseline_cell(row, _MICROSECONDS),
+        time_cell(row, _MICROSECONDS),
+        speedup_cell(row, row.speedup),
+    )

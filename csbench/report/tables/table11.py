@@ -1,0 +1,129 @@
+"""Table 11 of Zhao et al., TMLR 2023, in its layout: published beside measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from csbench.core.pattern import parse
+from csbench.report.paper import compare, published
+from csbench.report.rows import Row
+from csbench.report.table import MISSING, Cell, Cells, Column, Group, Provenance, Table, mark_ties
+from csbench.report.tables.cells import (
+    INTERVALS,
+    error_cell,
+    share_cell,
+    sparsity_cells,
+    speedup_cell,
+    time_cell,
+)
+
+NAME = "table11"
+# The source's two versions, in its order: the backend, and the head over its columns.
+_VERSIONS = {
+    "block-cutlass": "CUTLASS-based version",
+    "block-original": "Original version",
+}
+
+
+def table11(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
+    """One table for each device, batch, precision and block shape that has ResNet50 records."""
+    paper = published(NAME)
+    own = [
+        row
+        for row in rows
+        if row.case.task == "infer"
+        and row.case.model == paper["model"]
+        and row.pattern == paper["pattern"]
+        and row.case.backend in _VERSIONS
+    ]
+    return [
+        _table(paper, list(part), provenance)
+        for _, part in groupby(sorted(own, key=_table_key), _table_key)
+    ]
+
+
+def _table_key(row: Row) -> tuple[str, int, str, str, str]:
+    case = row.case
+    return (row.device, case.batch, case.dtype, _block(row), case.baseline)
+
+
+def _block(row: Row) -> str:
+    rows, columns = parse(row.case.pattern).parameters or (32, 32)
+    return f"{rows}x{columns}"
+
+
+def _table(paper: dict[str, Any], rows: list[Row], provenance: Provenance) -> Table:
+    case = rows[0].case
+    kind = "GPU" if case.device.startswith("cuda") else "CPU"
+    setting = {
+        "device": kind,
+        "GPU": rows[0].device if kind == "GPU" else "",
+        "batch": str(case.batch),
+        "dtype": case.dtype,
+        "block shape": _block(rows[0]),
+    }
+    absent = [name for name in _VERSIONS if name not in {row.case.backend for row in rows}]
+    return Table(
+        name=NAME,
+        caption=f"Block-sparse {case.model} ({_block(rows[0])} blocks, batch {case.batch}, "
+        f"{case.dtype}) on {rows[0].device}: published ({paper['source']}) beside measured.",
+        columns=_columns(case.baseline),
+        groups=(Group(tuple(_lines(paper, rows))),),
+        provenance=provenance,
+        notes=(
+            f"Speedup is against {paper['speedup_against']}, as the source defines it; speed-up "
+            f"over {case.baseline} against that dense backend in the same run and precision.",
+            INTERVALS + " Error is relative, against a float64 reference.",
+            str(compare(paper["setting"], setting)),
+            *(f"{name}: no record of it on this device." for name in absent),
+        ),
+    )
+
+
+def _columns(baseline: str) -> tuple[Column, ...]:
+    sparsity = (
+        Column("sparsity_layers_percent", ("Sparsity (%)", "layers"), "%", decimals=2, stub=True),
+        Column("sparsity_model_percent", ("Sparsity (%)", "model"), "%", decimals=2, stub=True),
+    )
+    return sparsity + tuple(
+        column for name, head in _VERSIONS.items() for column in _version(name, head, baseline)
+    )
+
+
+def _version(backend: str, head: str, baseline: str) -> tuple[Column, ...]:
+    key = backend.replace("-", "_")
+    time, speedup = (head, "Time (ms)"), (head, "Speedup (×)")
+    return (
+        Column(f"{key}_published_ms", (*time, "paper"), "ms", decimals=2),
+        Column(f"{key}_ms", (*time, "measured"), "ms", interval="half"),
+        Column(f"{key}_published_speedup", (*speedup, "paper"), "×", decimals=2),
+        Column(f"{key}_speedup_over_own", (*speedup, "measured"), "×", interval="range"),
+        Column(f"{key}_speedup", (head, f"over {baseline}"), "×", interval="range", panel=1),
+        Column(f"{key}_error", (head, "Error"), decimals=1, form="scientific", panel=1),
+        Column(f"{key}_sparse_layers", (head, "Sparse layers"), panel=1),
+    )
+
+
+def _lines(paper: dict[str, Any], rows: list[Row]) -> list[Cells]:
+    theirs = {line["sparsity_percent"]: line for line in paper["rows"]}
+    ours = {(100 * row.case.sparsity, row.case.backend): row for row in rows}
+    lines = []
+    for sparsity in sorted({*theirs, *(key[0] for key in ours)}):
+        measured = [ours.get((sparsity, name)) for name in _VERSIONS]
+        times = mark_ties([MISSING if row is None else time_cell(row) for row in measured], "low")
+        first = next((row for row in measured if row is not None), None)
+        line: list[Cell] = [Cell(sparsity), MISSING] if first is None else [*sparsity_cells(first)]
+        for name, row, time in zip(_VERSIONS, measured, times, strict=True):
+            line += _cells(theirs.get(sparsity, {}).get(name, {}), row, time)
+        lines.append(tuple(line))
+    return lines
+
+
+def _cells(printed: dict[str, float], row: Row | None, time: Cell) -> list[Cell]:
+    theirs, speedup = Cell(printed.get("time_ms")), Cell(printed.get("speedup"))
+    if row is None:
+        return [theirs, time, speedup, *[MISSING] * 4]
+    own, over = speedup_cell(row, row.over_own), speedup_cell(row, row.speedup)
+    return [theirs, time, speedup, own, over, error_cell(row), share_cell(row)]
