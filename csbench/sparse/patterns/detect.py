@@ -11,7 +11,7 @@ both reported as ovw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -56,24 +56,37 @@ def tightest(weight: Tensor) -> PatternSpec:
 
 
 def detect(weights: Mapping[str, Tensor]) -> PatternSpec:
-    """The tightest pattern that every sparse weight keeps; dense where none is sparse.
+    """The tightest pattern that every sparse weight keeps; dense where none is sparse."""
+    sparse = [w for w in weights.values() if not is_dense(w) and int(w.count_nonzero())]
+    found = joint([(shape_of(weight), explaining(weight)) for weight in sparse])
+    return found or DENSE
+
+
+def joint(layers: Sequence[tuple[Shape, Sequence[PatternSpec]]]) -> PatternSpec | None:
+    """The tightest of the patterns that explain every layer, given what explains each one.
 
     The sparsity of block, ovw and unstructured is the one from which all layers' kept counts
-    follow; unstructured layers of different sparsities give a specification without one.
+    follow; unstructured layers of different sparsities give a specification without one. None
+    where nothing explains them all.
     """
-    per_layer = [
-        (shape_of(weight), {spec.family: spec for spec in explaining(weight)})
-        for weight in weights.values()
-        if int(weight.count_nonzero()) > 0 and not is_dense(weight)
-    ]
-    if not per_layer:
-        return DENSE
-    common = set.intersection(*(set(found) for _, found in per_layer))
-    ranked = {
-        family: _rank([(found[family], shape) for shape, found in per_layer]) for family in common
-    }
-    best = min(common, key=lambda family: ranked[family])
-    return _joint([(found[best], shape) for shape, found in per_layer])
+    by_family = [(shape, {spec.family: spec for spec in found}) for shape, found in layers]
+    common = set.intersection(*(set(found) for _, found in by_family)) if by_family else set()
+    carried = {family: [(found[family], shape) for shape, found in by_family] for family in common}
+    best = min(carried.values(), key=_rank, default=None)
+    return None if best is None else _joint_sparsity(best)
+
+
+def majority(layers: Sequence[tuple[Shape, Sequence[PatternSpec]]]) -> PatternSpec | None:
+    """The pattern that explains most layers, of equals the tightest; unstructured does not count.
+
+    What breaks it in the others can then be named. None where no pattern explains any.
+    """
+    carried: dict[str, list[tuple[PatternSpec, Shape]]] = {}
+    for shape, found in layers:
+        for spec in {spec.family: spec for spec in found if spec.name != "unstructured"}.values():
+            carried.setdefault(spec.family, []).append((spec, shape))
+    best = min(carried.values(), key=lambda held: (-len(held), _rank(held)), default=None)
+    return None if best is None else _joint_sparsity(best)
 
 
 def _rank(layers: list[tuple[PatternSpec, Shape]]) -> tuple[float, int, int, str]:
@@ -86,7 +99,7 @@ def _rank(layers: list[tuple[PatternSpec, Shape]]) -> tuple[float, int, int, str
     )
 
 
-def _joint(layers: list[tuple[PatternSpec, Shape]]) -> PatternSpec:
+def _joint_sparsity(layers: list[tuple[PatternSpec, Shape]]) -> PatternSpec:
     """One specification for all layers: the roundest sparsity that gives every layer its count."""
     first = layers[0][0]
     own = {spec.sparsity for spec, _ in layers if spec.sparsity is not None}
