@@ -60,10 +60,7 @@ def save(
 
     The file appears whole under its name or not at all; csbench's version joins the metadata.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        named = path.with_suffix(".safetensors")
-        raise UsageError(f"cannot write '{path}': csbench saves safetensors; type {named}")
+    path = target(path)
     notes = {"format": "pt", "csbench": __version__, **metadata}
     content = safetensors.torch.save(_separate(state), notes)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -81,6 +78,19 @@ def save(
         temporary.unlink(missing_ok=True)
         raise
     return hashlib.sha256(content).hexdigest()
+
+
+def target(path: str | os.PathLike[str]) -> Path:
+    """Where to save; raises UsageError for another suffix than .safetensors and missing folders."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        named = path.with_suffix(".safetensors")
+        raise UsageError(f"cannot write '{path}': csbench saves safetensors; type {named}")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write '{path}': no folder '{path.parent}'; type mkdir -p first")
+    if path.is_dir():
+        raise UsageError(f"cannot write '{path}': it is a directory; expected a file name")
+    return path
 
 
 def sha256_of(path: Path) -> str:

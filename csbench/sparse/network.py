@@ -153,6 +153,18 @@ def detect_state(
     return spec, layers
 
 
+def most_carry(
+    state: Mapping[str, Tensor], policy: Policy | None, explained: Explained
+) -> PatternSpec | None:
+    """The pattern of at least half of the sparse layers, unstructured aside; else None."""
+    sparse = _sparse_ones(layers_of(state), explained, plan(state, DENSE, policy))
+    spec = majority(sparse)
+    if spec is None:
+        return None
+    carrying = sum(any(s.family == spec.family for s in found) for _, found in sparse)
+    return spec if 2 * carrying >= len(sparse) else None
+
+
 def filled_in(
     state: Mapping[str, Tensor],
     spec: PatternSpec,
