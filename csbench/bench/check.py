@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from csbench.backends.poison import poisoned
 from csbench.bench.capture import Inputs
 from csbench.core.record import Check
 from csbench.graph.reference import relative_error
@@ -61,19 +60,3 @@ def check(reference: Reference, subject: Subject, tolerance: float, seed: int) -
 def passed(result: Check) -> bool:
     """Whether an output is right; an error that is no number is not."""
     return result.relative_error is not None and result.relative_error <= result.tolerance
-
-
-@contextlib.contextmanager
-def poisoned() -> Iterator[None]:
-    """Fill everything that torch.empty gives with NaN for the length of a block."""
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    memory: Any = torch.utils.deterministic
-    fill = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = True
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        memory.fill_uninitialized_memory = fill

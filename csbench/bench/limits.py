@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from csbench.backends.base import TORCH_DTYPE
 from csbench.bench.clocks import Clock, CudaClock, HostClock
 from csbench.bench.sampling import sample_alone
 from csbench.kernels.cache import cache_dir, write_atomically
@@ -22,12 +23,6 @@ Ceilings = Mapping[str, float]  # copy_gb_s, fp32_tflop_s, ..., launch_us
 # A time below this share of the floor is impossible; between this and 1, the ceiling was measured
 # on a worse moment than the layer.
 POSSIBLE = 0.8
-_TORCH = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 
 
 def ceilings(device: str, env: Mapping[str, Any]) -> dict[str, float]:
@@ -88,8 +83,8 @@ def _copy(clock: Clock, device: str, size: int) -> float:
 
 
 def _product(clock: Clock, device: str, dtype: str, size: int) -> float:
-    a = torch.randn(size, size, device=device).to(_TORCH[dtype])
-    b = torch.randn(size, size, device=device).to(_TORCH[dtype])
+    a = torch.randn(size, size, device=device).to(TORCH_DTYPE[dtype])
+    b = torch.randn(size, size, device=device).to(TORCH_DTYPE[dtype])
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
     try:

@@ -42,23 +42,21 @@ def lower_network(
 def lower_layer(
     conv: Conv, backend: Backend, fallback: Backend, case: Case
 ) -> tuple[Callable[..., Tensor], LayerReport]:
-    """One convolution by `backend`, else densely by `fallback` with the reason."""
-    reason = _why_dense(conv, backend, case)
-    chosen = backend
-    if reason is not None and not is_dense(backend):
-        chosen = fallback
-        if (impossible := fallback.why_not(conv, case)) is not None:
-            raise BackendError(
-                f"layer {conv.describe()} runs neither on {backend.name} ({reason}) "
-                f"nor on {fallback.name} ({impossible})"
-            )
+    """One convolution by `backend`, else densely by `fallback`; the report says which and why."""
+    sparse = conv.pattern is not None and runs_sparse(backend, conv.pattern.name)
+    reason = backend.why_not(conv, case) if sparse else _dense_reason(conv, backend)
+    chosen = backend if (sparse and reason is None) or "dense" in backend.patterns else fallback
+    if not sparse or reason is not None:
+        impossible = chosen.why_not(conv, case)
+        if impossible is not None:
+            raise BackendError(f"{chosen.name} cannot run layer {conv.describe()}: {impossible}")
     call = chosen.lower(conv, case)
     return call, report(conv, call, case, reason)
 
 
-def is_dense(backend: Backend) -> bool:
-    """Whether a backend runs any weight densely, zeros included."""
-    return "dense" in backend.patterns
+def runs_sparse(backend: Backend, pattern: str) -> bool:
+    """Whether a backend leaves out the zeros of a pattern; a dense one multiplies them."""
+    return pattern != "dense" and pattern in backend.patterns
 
 
 def report(conv: Conv, call: Any, case: Case, reason: str | None) -> LayerReport:
@@ -75,14 +73,10 @@ def report(conv: Conv, call: Any, case: Case, reason: str | None) -> LayerReport
     )
 
 
-def _why_dense(conv: Conv, backend: Backend, case: Case) -> str | None:
-    if is_dense(backend):
-        if (impossible := backend.why_not(conv, case)) is not None:
-            raise BackendError(f"{backend.name} cannot run layer {conv.describe()}: {impossible}")
-        return f"{backend.name} runs zeros like any other weight" if conv.pattern else "kept dense"
+def _dense_reason(conv: Conv, backend: Backend) -> str:
     if conv.pattern is None:
-        return "kept dense"
-    return backend.why_not(conv, case)
+        return "it carries no pattern"
+    return f"{backend.name} multiplies zeros like any number"
 
 
 def _complete(whole: LoweredNetwork, program: Program, backend: Backend) -> LoweredNetwork:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 
 from csbench.core.case import DTYPES, Task
-from csbench.core.pattern import parse, parse_sparsity
-from csbench.errors import UsageError, unknown
+from csbench.core.pattern import PatternSpec, parse, parse_sparsity
+from csbench.errors import PatternError, UsageError, unknown
 
 ImageSize = tuple[int, int, int]
 
@@ -30,6 +30,7 @@ MODELS: dict[str, ImageSize] = {
     "resnet18-cifar": (3, 32, 32),
 }
 DEVICES = ("auto", "cpu", "cuda")
+SPARSITIES = (0.0, 0.5, 0.75, 0.875, 0.9375)  # Table 11's, where none are asked for
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -63,6 +64,21 @@ class Axis(NamedTuple):
 def values(axis: str, texts: Iterable[str]) -> tuple[Any, ...]:
     """Each text as a value of the axis, without repeats; raises UsageError on a wrong one."""
     return tuple(dict.fromkeys(AXES[axis].parse(text.strip()) for text in texts))
+
+
+def specifications(pattern: str, wanted: Iterable[float]) -> list[PatternSpec]:
+    """A pattern at each sparsity asked for, parameters filled in; raises PatternError.
+
+    What the pattern states itself (`block@75%`, `nm:2:4`) is taken where nothing is asked for.
+    """
+    spec, asked = parse(pattern), tuple(wanted)
+    if spec.sparsity is not None and asked not in ((), (spec.sparsity,)):
+        raise PatternError(
+            f"pattern '{pattern}' states a sparsity, and --sparsity others; give one of the two"
+        )
+    if not asked:
+        asked = SPARSITIES if spec.own_sparsity is None else (spec.own_sparsity,)
+    return [spec.at(sparsity) for sparsity in asked]
 
 
 def whole_number(what: str, text: str, least: int) -> int:

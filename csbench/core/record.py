@@ -38,7 +38,10 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class LayerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What ran in one layer: `sparse`, or `dense` and why; bytes of weights as stored, FLOPs done."""
+    """What ran in one layer: `sparse`, or `dense` and why; bytes of weights as stored, FLOPs done.
+
+    `floor_ms` is the time that the device's measured ceilings allow it at best.
+    """
 
     name: str
     ran: Literal["sparse", "dense"]
@@ -46,6 +49,7 @@ class LayerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     bytes: int = 0
     flops: int = 0
     algorithm: str | None = None
+    floor_ms: float | None = None
 
 
 class Sparsity(msgspec.Struct, frozen=True):

@@ -1,0 +1,126 @@
+"""From a sweep to its cases: every name checked and every default filled in (in a worker)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+
+from csbench import models
+from csbench.backends import registry
+from csbench.bench.network import runs_sparse
+from csbench.bench.weights import Library, found_pattern
+from csbench.core.axes import Sweep, specifications
+from csbench.core.case import Case, CheckpointRef
+from csbench.core.pattern import PatternSpec
+from csbench.errors import PatternError, UsageError
+from csbench.graph.program import distinct
+from csbench.sparse import checkpoint as checkpoints
+from csbench.sparse import network
+from csbench.sparse.patterns import for_spec
+
+
+def plan(sweep: Sweep, device: str, library: Library) -> list[Case]:
+    """The cases of a sweep on "cpu" or "cuda", in the order in which least is built twice.
+
+    Raises UsageError (and its kinds) for what cannot be: a wrong name, a checkpoint that does not
+    fit or breaks its pattern, a sparsity that the pattern cannot give.
+    """
+    for name in (*sweep.backend, *sweep.baseline):
+        registry.get(name)
+    baselines = sweep.baseline or (registry.dense_baseline(device),)
+    cases: dict[str, Case] = {}
+    for model, source in product(sweep.model, _sources(sweep, library)):
+        carried = _carried(sweep, model, source, library)
+        images = sweep.input or (models.default_input(model),)
+        for image, dtype, batch in product(images, sweep.dtype, sweep.batch):
+            for spec, baseline in product(carried, baselines):
+                for backend in _backends(sweep, spec, device, dtype):
+                    whole = Case(
+                        model=model, pattern=spec.family, sparsity=spec.sparsity or 0.0,
+                        backend=backend, baseline=baseline, device=device, dtype=dtype,
+                        batch=batch, input=image, checkpoint=source,
+                    )  # fmt: skip
+                    cases |= {case.key: case for case in _tasks(sweep, whole, library)}
+    return list(cases.values())
+
+
+def _sources(sweep: Sweep, library: Library) -> list[CheckpointRef]:
+    if not sweep.checkpoint:
+        return [CheckpointRef(seed=seed) for seed in sweep.seed]
+    if sweep.sparsity:
+        raise UsageError(
+            "a checkpoint has the sparsity that it has; leave --sparsity out, "
+            "or leave --checkpoint out to measure synthetic weights"
+        )
+    return [
+        CheckpointRef(path=path, sha256=library.checkpoint(path).sha256)
+        for path in sweep.checkpoint
+    ]
+
+
+def _carried(
+    sweep: Sweep, model: str, source: CheckpointRef, library: Library
+) -> list[PatternSpec]:
+    """Patterns with parameters and sparsity filled in: of a checkpoint what it holds."""
+    patterns = sweep.pattern or (None,)
+    if source.path is not None:
+        _check_fits(model, source.path, library)
+        return [_stored(pattern, source.path, library) for pattern in patterns]
+    wanted = [specifications(pattern or "dense", sweep.sparsity) for pattern in patterns]
+    with torch.device("meta"):  # names and shapes are enough
+        state = models.resolve(model)().state_dict()
+    for spec in (spec for specs in wanted for spec in specs):
+        for_spec(spec)  # raises for a name that nobody provides
+        layers = network.plan(state, spec)
+        if not any(isinstance(found, PatternSpec) for found in layers.values()):
+            reason = next(iter(layers.values()), "there are no convolutions")
+            raise PatternError(f"no layer of {model} can carry {spec}: {reason}")
+    return [spec for specs in wanted for spec in specs]
+
+
+def _check_fits(model: str, path: str, library: Library) -> None:
+    stored = library.checkpoint(path)
+    checkpoints.fit(stored, models.build(model, num_classes=stored.classes), model)
+
+
+def _stored(pattern: str | None, path: str, library: Library) -> PatternSpec:
+    state = library.checkpoint(path).state_dict
+    spec, layers = found_pattern(library.checkpoint(path), pattern)
+    if spec.own_sparsity is not None:
+        return spec.at(spec.own_sparsity)
+    measured = round(network.sparsities(state, layers).layers, 6)
+    return PatternSpec(spec.name, spec.parameters, measured)
+
+
+def _backends(sweep: Sweep, spec: PatternSpec, device: str, dtype: str) -> tuple[str, ...]:
+    found = sweep.backend or registry.for_pattern(spec.name, device, dtype)
+    if not found:
+        raise UsageError(
+            f"no backend runs pattern '{spec.name}' on {device} in {dtype}; "
+            "see csbench backends list, or time it densely with --backend masked"
+        )
+    return found
+
+
+def _tasks(sweep: Sweep, whole: Case, library: Library) -> Iterator[Case]:
+    for task in sweep.task:
+        if task == "infer":
+            yield whole
+        else:
+            yield from _layers(whole, library)
+
+
+def _layers(whole: Case, library: Library) -> Iterator[Case]:
+    """A case for each distinct convolution that carries the pattern; for dense backends for all."""
+    pattern = whole.pattern.partition(":")[0]
+    everything = not runs_sparse(registry.get(whole.backend), pattern)
+    for alike in distinct(library.sparse(whole).program.convolutions).values():
+        if everything or alike[0].pattern is not None:
+            yield Case(
+                task="layer", layer=alike[0].name, model=whole.model, pattern=whole.pattern,
+                sparsity=whole.sparsity, backend=whole.backend, baseline=whole.baseline,
+                device=whole.device, dtype=whole.dtype, batch=whole.batch, input=whole.input,
+                checkpoint=whole.checkpoint,
+            )  # fmt: skip

@@ -1,0 +1,110 @@
+"""A worker process as its parent sees it: started, asked, listened to, and killed when it hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from csbench.bench.messages import Reply, Request, encode, reply
+
+_LAST_BYTES = 4000
+_CHUNK = 1 << 20
+
+
+class Worker:
+    """One process for one device. It is in a session of its own, so that Ctrl-C at the terminal
+    reaches the parent alone, which then ends it in order.
+    """
+
+    def __init__(self, device: str, threads: int | None = None) -> None:
+        self.device = device
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
+        command = [sys.executable, "-m", "csbench.bench.worker", device]
+        self._process = subprocess.Popen(
+            command + ([str(threads)] if threads else []),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            start_new_session=True,
+            env=_environment(threads),
+        )
+        self._buffer = b""
+        self.deadline: float | None = None
+
+    def fileno(self) -> int:
+        """The pipe with the replies, for select."""
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def ask(self, request: Request, timeout: float | None = None) -> None:
+        """Send a request; the worker is overdue after `timeout` seconds. A dead worker is noticed
+        when its replies end.
+        """
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(encode(request))
+            self._process.stdin.flush()
+
+    @property
+    def overdue(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def replies(self) -> Iterator[Reply]:
+        """Whole replies that have arrived; raises EOFError when the process has ended."""
+        chunk = os.read(self.fileno(), _CHUNK)
+        if not chunk:
+            raise EOFError
+        *lines, self._buffer = (self._buffer + chunk).split(b"\n")
+        for line in lines:
+            try:
+                yield reply(line)
+            except msgspec.DecodeError:
+                raise EOFError from None  # garbled: as good as crashed
+
+    def end(self) -> None:
+        """Kill the process and everything that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def last_words(self) -> str:
+        """How an ended process ended: its signal or exit code, and its last line on stderr."""
+        code = self._process.wait()
+        ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        with contextlib.suppress(ValueError):
+            if code < 0:
+                ended += f" ({signal.Signals(-code).name})"
+        lines = self.log().strip().splitlines()
+        return f"{ended}: {lines[-1].strip()}" if lines else ended
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether an ended process was killed by the system, as it does when memory runs out."""
+        return self._process.wait() == -signal.SIGKILL
+
+    def log(self) -> str:
+        """The end of what the process wrote to stderr."""
+        file = self._log.fileno()  # pread: the process shares this file's position
+        start = max(0, os.fstat(file).st_size - _LAST_BYTES)
+        return os.pread(file, _LAST_BYTES, start).decode(errors="replace")
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    """The parent's environment; OpenMP of our own kernels counts threads as torch does."""
+    here = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if threads:
+        here |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return here

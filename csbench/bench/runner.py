@@ -1,0 +1,176 @@
+"""The parent: feeds cases to worker processes and saves each record at once. Never imports torch.
+
+A case that hangs, crashes or runs out of memory takes its worker with it; that is its record, and
+the next case gets a new worker.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+
+from csbench.bench.environment import host
+from csbench.bench.messages import Done, Measure, Plan, Planned, Progress, Ready, Refused, Settings
+from csbench.bench.process import Worker
+from csbench.bench.progress import Reporter
+from csbench.core.axes import Sweep
+from csbench.core.case import Case
+from csbench.core.record import Record, Status
+from csbench.core.store import Store
+from csbench.errors import BackendError, CsbenchError, UsageError
+
+_FAILED = ("wrong", "oom", "timeout", "error")
+_LOOK_EVERY = 0.2  # seconds between looks at the clock while workers are silent
+# Loading torch from a cold disk, and detecting the pattern of a large checkpoint.
+_PLAN_TIMEOUT = 600.0
+
+
+class Runner:
+    """Plans and measures on one or more devices of the same kind; a context that ends its workers.
+
+    `devices` is one name ("auto", "cpu", "cuda:1"), or several GPUs that share the cases.
+    """
+
+    def __init__(self, devices: Sequence[str], settings: Settings, reporter: Reporter) -> None:
+        self._settings = settings
+        self._reporter = reporter
+        self._desks = [_Desk(device, settings.threads) for device in devices]
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for desk in self._desks:
+            desk.end()
+
+    def plan(self, sweep: Sweep) -> list[Case]:
+        """The cases of a sweep on this runner's devices; raises the worker's UsageError.
+
+        A worker does this, because checkpoints and backends cannot be looked into without torch.
+        """
+        desk = self._desks[0]
+        desk.worker.ask(Plan(sweep), _PLAN_TIMEOUT)
+        while not desk.worker.overdue:
+            for message in _listen(desk):
+                if isinstance(message, Planned):
+                    return list(message.cases)
+                if isinstance(message, Refused):
+                    raise _refusal(message)
+        raise CsbenchError(f"the worker for {desk.device} did not answer within {_PLAN_TIMEOUT} s")
+
+    def measure(self, cases: Sequence[Case], store: Store, fail_fast: bool) -> Iterator[Record]:
+        """Measure the cases; each record is in the store before it is yielded."""
+        waiting = deque(cases)
+        while waiting or any(desk.case for desk in self._desks):
+            for desk in self._desks:
+                if desk.case is None and waiting:
+                    self._start(desk, waiting.popleft())
+            for record in self._finished():
+                store.append(record)
+                self._reporter.finished(record)
+                yield record
+                if fail_fast and record.status in _FAILED:
+                    return
+
+    def _start(self, desk: _Desk, case: Case) -> None:
+        desk.case = case
+        self._reporter.started(case)
+        desk.worker.ask(Measure(case, self._settings), self._settings.stop.timeout)
+
+    def _finished(self) -> Iterator[Record]:
+        """Records of the cases that ended while the workers were listened to once."""
+        busy = [desk for desk in self._desks if desk.case is not None]
+        ready, _, _ = select.select([desk.worker for desk in busy], [], [], _LOOK_EVERY)
+        for desk in busy:
+            case = desk.case
+            assert case is not None
+            record = self._heard(desk, case) if desk.worker in ready else None
+            if record is None and desk.worker.overdue:
+                reason = f"not done after {self._settings.stop.timeout:g} s (--timeout)"
+                record = desk.failed(case, "timeout", reason)
+            if record is not None:
+                desk.case = None
+                yield record
+
+    def _heard(self, desk: _Desk, case: Case) -> Record | None:
+        try:
+            for message in desk.worker.replies():
+                if isinstance(message, Ready):
+                    desk.env = message.env
+                elif isinstance(message, Progress):
+                    self._reporter.progress(case, message)
+                elif isinstance(message, Refused):
+                    return desk.refused(case, message)
+                elif isinstance(message, Done):
+                    if message.record.status in ("oom", "error") and desk.device != "cpu":
+                        desk.end()  # a failed GPU context poisons what comes after it
+                    return message.record
+        except EOFError:
+            worker = desk.worker
+            worker.end()
+            status: Status = "oom" if worker.out_of_memory else "error"
+            return desk.failed(case, status, f"the worker died, {worker.last_words()}")
+        return None
+
+
+class _Desk:
+    """A device and its worker, which is started when needed and replaced when it was ended."""
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        self.device, self._threads = device, threads
+        self.case: Case | None = None
+        self.env = host()
+        self._worker: Worker | None = None
+
+    @property
+    def worker(self) -> Worker:
+        if self._worker is None:
+            self._worker = Worker(self.device, self._threads)
+        return self._worker
+
+    def end(self) -> None:
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+    def failed(self, case: Case, status: Status, reason: str) -> Record:
+        """The record of a case that its worker did not survive."""
+        self.end()
+        return Record(
+            created=now(), key=case.key, case=case, status=status, reason=reason, env=self.env
+        )
+
+    def refused(self, case: Case, message: Refused) -> Record:
+        """The record of a case that its worker would not measure."""
+        return Record(
+            created=now(), key=case.key, case=case, status="error", reason=message.message,
+            env=self.env,
+        )  # fmt: skip
+
+
+def _listen(desk: _Desk) -> Iterator[Planned | Refused]:
+    ready, _, _ = select.select([desk.worker], [], [], _LOOK_EVERY)
+    if not ready:
+        return
+    try:
+        for message in desk.worker.replies():
+            if isinstance(message, Ready):
+                desk.env = message.env
+            elif isinstance(message, Planned | Refused):
+                yield message
+    except EOFError:
+        worker = desk.worker
+        worker.end()
+        raise CsbenchError(f"the worker for {desk.device} died, {worker.last_words()}") from None
+
+
+def _refusal(message: Refused) -> CsbenchError:
+    kinds: dict[int, type[CsbenchError]] = {2: UsageError, 3: BackendError}
+    return kinds.get(message.exit_code, CsbenchError)(message.message)
+
+
+def now() -> str:
+    """The time in UTC as records carry it: 2026-11-22T12:00:00Z."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")

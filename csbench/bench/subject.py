@@ -1,0 +1,111 @@
+"""What a case is about: a whole network or one layer, its inputs, and its exact result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from csbench.backends.base import TORCH_DTYPE, Backend
+from csbench.bench.capture import Inputs, Replay
+from csbench.bench.check import Reference
+from csbench.bench.limits import Ceilings, floor_ms
+from csbench.bench.network import lower_layer, lower_network
+from csbench.bench.weights import Weights
+from csbench.core.case import Case
+from csbench.core.record import LayerReport
+from csbench.errors import UsageError, unknown
+from csbench.graph import reference
+from csbench.graph.program import Conv
+
+# Inputs that rotate under the timed runs; large batches hold few, their inputs fill a cache anyway.
+_ROTATING, _ROTATING_LARGE, _LARGE = 4, 2, 16
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A subject made ready by one backend."""
+
+    run: Callable[..., Tensor]
+    layers: tuple[LayerReport, ...]
+
+
+class Subject:
+    """The network of `weights`, or its convolution named by the case, on the case's device."""
+
+    def __init__(self, weights: Weights, case: Case) -> None:
+        self.weights, self.case = weights, case
+        self.conv = _named(weights, case.layer) if case.task == "layer" else None
+        self.device = torch.device(case.device)
+        exact = self._exact_network if self.conv is None else self._exact_layer
+        self.reference = Reference(exact, self._draw, TORCH_DTYPE[case.dtype], self.device)
+
+    @property
+    def convolutions(self) -> tuple[Conv, ...]:
+        return self.weights.program.convolutions if self.conv is None else (self.conv,)
+
+    def lower(self, backend: Backend, fallback: Backend, case: Case) -> Lowered:
+        """The subject as one callable of a backend; raises BackendError where it cannot be."""
+        if self.conv is not None:
+            run, layer = lower_layer(self.conv, backend, fallback, case)
+            return Lowered(run, self.weights.explain((layer,)))
+        network = lower_network(self.weights.program, backend, fallback, case)
+        return Lowered(network.run, self.weights.explain(network.layers))
+
+    def replay(self, lowered: Lowered, seed: int) -> Replay:
+        """The callable on rotating inputs, as it is timed."""
+        count = _ROTATING if self.case.batch < _LARGE else _ROTATING_LARGE
+        inputs = [self.reference.inputs(seed + 1000 + i) for i in range(count)]
+        return Replay(lowered.run, inputs)
+
+    def with_floors(
+        self, layers: tuple[LayerReport, ...], known: Ceilings
+    ) -> tuple[LayerReport, ...]:
+        """The reports with the time that the ceilings allow each layer at best."""
+        convs = {conv.name: conv for conv in self.convolutions}
+        return tuple(
+            replace(
+                layer,
+                floor_ms=floor_ms(
+                    layer.flops,
+                    layer.bytes + activation_bytes(convs[layer.name], self.case),
+                    self.case.dtype,
+                    known,
+                ),
+            )
+            for layer in layers
+        )
+
+    def _exact_network(self, x: Tensor) -> Tensor:
+        return reference.run(self.weights.program, x)
+
+    def _exact_layer(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        assert self.conv is not None
+        return reference.convolution(self.conv, x, residual)
+
+    def _draw(self, seed: int) -> Inputs:
+        draw = torch.Generator().manual_seed(seed)
+        size = self.case.input if self.conv is None else self.conv.input_size
+        x = torch.randn(self.case.batch, *size, generator=draw)
+        if self.conv is None or not self.conv.residual:
+            return (x,)
+        return x, torch.randn(self.case.batch, *self.conv.output_size, generator=draw)
+
+
+def activation_bytes(conv: Conv, case: Case) -> int:
+    """Bytes of a layer's input, output and residual, each once."""
+    values = sum(c * h * w for c, h, w in (conv.input_size, conv.output_size))
+    if conv.residual:
+        values += conv.output_size[0] * conv.output_size[1] * conv.output_size[2]
+    return case.batch * values * TORCH_DTYPE[case.dtype].itemsize
+
+
+def _named(weights: Weights, name: str | None) -> Conv:
+    for conv in weights.program.convolutions:
+        if conv.name == name:
+            return conv
+    known = [conv.name for conv in weights.program.convolutions]
+    raise UsageError(unknown(f"layer of {weights.program.model}", str(name), known))

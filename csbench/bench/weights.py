@@ -1,0 +1,128 @@
+"""From a case to its weights: a dense and a pruned network as programs, built once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+from torch import nn
+
+from csbench import models
+from csbench.core.case import Case
+from csbench.core.pattern import PatternSpec, parse
+from csbench.core.record import LayerReport, Sparsity
+from csbench.graph import Program, attach, trace
+from csbench.sparse import checkpoint as checkpoints
+from csbench.sparse import network as patterns
+from csbench.sparse.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A network with its patterns, both sparsities, and why layers without a pattern stay dense."""
+
+    program: Program
+    sparsity: Sparsity
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def explain(self, layers: tuple[LayerReport, ...]) -> tuple[LayerReport, ...]:
+        """The reports with the reason why a layer carries no pattern, where that is why."""
+        carrying = {conv.name for conv in self.program.convolutions if conv.pattern is not None}
+        return tuple(
+            replace(layer, reason=self.reasons.get(layer.name, layer.reason))
+            if layer.ran == "dense" and layer.name not in carrying
+            else layer
+            for layer in layers
+        )
+
+
+class Library:
+    """Programs and checkpoints of this process: the last dense one and the last pruned one."""
+
+    def __init__(self) -> None:
+        self._checkpoint: tuple[Hashable, Checkpoint] | None = None
+        self._kept: dict[str, tuple[Hashable, Weights]] = {}
+
+    def checkpoint(self, path: str) -> Checkpoint:
+        """A checkpoint file; read again when it has changed."""
+        stat = Path(path).stat() if Path(path).is_file() else None
+        key = (path, stat and (stat.st_mtime_ns, stat.st_size))
+        if self._checkpoint is None or self._checkpoint[0] != key:
+            self._checkpoint = (key, checkpoints.load(path))
+        return self._checkpoint[1]
+
+    def dense(self, case: Case) -> Weights:
+        """The network without its pattern: synthetic weights unpruned, a checkpoint's as is."""
+        key = (case.model, case.input, case.checkpoint)
+        if case.checkpoint.path is not None:
+            whole = self.sparse(case)
+            return Weights(attach(whole.program, {}), whole.sparsity)
+        return self._keep("dense", key, lambda: self._synthetic(case, PatternSpec("dense")))
+
+    def sparse(self, case: Case) -> Weights:
+        """The network with the case's pattern on every layer that can carry it."""
+        key = (case.model, case.input, case.checkpoint, case.pattern, case.sparsity)
+        if case.checkpoint.path is not None:
+            return self._keep("sparse", key, lambda: self._stored(case))
+        spec = parse(case.pattern).at(case.sparsity)
+        if spec.name == "dense":
+            return self.dense(case)
+        return self._keep("sparse", key, lambda: self._synthetic(case, spec))
+
+    def _keep(self, slot: str, key: Hashable, make: Callable[[], Weights]) -> Weights:
+        held = self._kept.get(slot)
+        if held is None or held[0] != key:
+            self._kept.pop(slot, None)  # free the old one before the new one is made
+            self._kept[slot] = held = (key, make())
+        return held[1]
+
+    @torch.no_grad()
+    def _synthetic(self, case: Case, spec: PatternSpec) -> Weights:
+        seed = case.checkpoint.seed or 0
+        model = models.build(case.model, seed=seed)
+        state = model.state_dict()
+        layers: patterns.Plan = patterns.plan(state, spec)
+        if spec.name != "dense":
+            state, layers = patterns.sparsify_state(state, spec)
+            model.load_state_dict(state)
+        # Statistics of random weights must fit the weights that are left, or activations explode.
+        models.calibrate(model, case.input, seed)
+        return _weights(case, model, layers)
+
+    @torch.no_grad()
+    def _stored(self, case: Case) -> Weights:
+        assert case.checkpoint.path is not None
+        stored = self.checkpoint(case.checkpoint.path)
+        model = models.build(case.model, num_classes=stored.classes)
+        checkpoints.fit(stored, model, case.model)
+        _, layers = found_pattern(stored, case.pattern)
+        return _weights(case, model, layers)
+
+
+def found_pattern(stored: Checkpoint, pattern: str | None) -> tuple[PatternSpec, patterns.Plan]:
+    """What a checkpoint carries: the pattern given, verified, or else the one detected.
+
+    Raises PatternError with the place where the given pattern is broken.
+    """
+    if pattern is None:
+        return patterns.detect_state(stored.state_dict, hint=stored.metadata.get("pattern"))
+    spec = parse(pattern)
+    layers = patterns.verify_state(stored.state_dict, spec)
+    carried = next((found for found in layers.values() if isinstance(found, PatternSpec)), spec)
+    return carried, layers
+
+
+def _weights(case: Case, model: nn.Module, layers: patterns.Plan) -> Weights:
+    sparsity = patterns.sparsities(model.state_dict(), layers)
+    program = trace(model, case.input, case.model)
+    known = {conv.name for conv in program.convolutions}
+    carried = {
+        name: found
+        for name, found in layers.items()
+        if isinstance(found, PatternSpec) and found.name != "dense" and name in known
+    }
+    reasons = {name: found for name, found in layers.items() if isinstance(found, str)}
+    return Weights(attach(program, carried), sparsity, reasons)
