@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from csbench.core.record import Record
 from csbench.errors import UsageError, unknown
-from csbench.report.provenance import provenance
-from csbench.report.render import FORMATS, Format, write
+from csbench.report import FORMATS, Format
+from csbench.report.provenance import Source
+from csbench.report.render import write
 from csbench.report.rows import latest, rows
 from csbench.report.table import Table
 from csbench.report.tables import PUBLISHED_ALONE, TABLES
@@ -43,7 +44,9 @@ def tables(records: Sequence[Record], table: str = "all") -> list[Table]:
     """The tables of one name, or of all names that have data, each with a label of its own."""
     if table != "all" and table not in TABLES:
         raise UsageError(unknown("table", table, ["all", *TABLES]))
-    derived, source = rows(records), provenance(records)
+    if not records:
+        raise UsageError(f"no records to report; it needs {_NEEDS['inference']}")
+    derived, source = rows(records), Source(records)
     trained = any(row.case.task == "train-step" for row in derived)
     names = (
         [table] if table != "all" else [n for n in TABLES if trained or n not in PUBLISHED_ALONE]

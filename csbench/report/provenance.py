@@ -9,26 +9,32 @@ import msgspec
 
 from csbench import __version__
 from csbench.core.record import Record
-from csbench.report.rows import device_names
+from csbench.report.rows import Row
 from csbench.report.table import Provenance
 
 
-def provenance(records: Sequence[Record]) -> Provenance:
-    """Devices, drivers, versions and dates of the records, and their hash as JSON Lines.
+class Source:
+    """The records of a report: every table says their hash, and where its own rows were measured.
 
-    For records read from one file that hash is the file's own: `sha256sum` gives the same.
+    For records read from one file the hash is the file's own: `sha256sum` gives the same.
     """
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(msgspec.json.encode(record) + b"\n")
-    dates = sorted({record.created[:10] for record in records})
-    return Provenance(
-        records_sha256=digest.hexdigest(),
-        csbench=_listed(_version(record) for record in records) or __version__,
-        device=_listed(device_names(records).values()),
-        driver=_listed(record.env.get("driver") for record in records),
-        date=" to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
-    )
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        digest = hashlib.sha256()
+        for record in records:
+            digest.update(msgspec.json.encode(record) + b"\n")
+        self.sha256 = digest.hexdigest()
+
+    def of(self, rows: Sequence[Row]) -> Provenance:
+        """Devices, drivers, versions and dates of a table's rows."""
+        dates = sorted({row.record.created[:10] for row in rows})
+        return Provenance(
+            records_sha256=self.sha256,
+            csbench=_listed(_version(row.record) for row in rows) or __version__,
+            device=_listed(row.device for row in rows),
+            driver=_listed(row.record.env.get("driver") for row in rows),
+            date=" to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
+        )
 
 
 def _version(record: Record) -> str:
@@ -37,4 +43,4 @@ def _version(record: Record) -> str:
 
 
 def _listed(values: Iterable[object]) -> str:
-    return ", ".join(dict.fromkeys(str(value) for value in values if value))
+    return "; ".join(dict.fromkeys(str(value) for value in values if value))

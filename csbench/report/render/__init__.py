@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
+from csbench.report import Format
 from csbench.report.table import Table
-
-Format = Literal["text", "markdown", "latex", "csv", "json", "html"]
-FORMATS: tuple[Format, ...] = ("text", "markdown", "latex", "csv", "json", "html")
 
 
 def write(tables: Sequence[Table], format: Format, *, standalone: bool = False) -> str:

@@ -69,6 +69,8 @@ def _intervals(cells: list[Cell], column: Column, decimals: int) -> list[str]:
 def _number(value: float, decimals: int, form: str) -> str:
     if form == "fixed":
         return f"{value:.{decimals}f}"
+    if value == 0:
+        return "0"
     mantissa, exponent = f"{value:.{decimals}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 

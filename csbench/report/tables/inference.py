@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from csbench.report.provenance import Source
 from csbench.report.rows import Row
-from csbench.report.table import Cell, Cells, Column, Provenance, Table, groups_of, mark_ties
+from csbench.report.table import Cell, Cells, Column, Table, groups_of, mark_ties
 from csbench.report.tables.cells import (
     INTERVALS,
     baseline_cell,
@@ -26,12 +27,12 @@ NAME = "inference"
 _SPARSITY, _TIED = 4, 16  # positions: what is compared at, and the speed-up whose best are marked
 
 
-def inference(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
+def inference(rows: Sequence[Row], source: Source) -> list[Table]:
     """One table for each model, input, device and baseline that has inference records."""
     own = [row for row in rows if row.case.task == "infer"]
     tables = []
     for key, part in groupby(sorted(own, key=_table_key), _table_key):
-        tables.append(_table(key, list(part), provenance))
+        tables.append(_table(key, list(part), source))
     return tables
 
 
@@ -40,7 +41,7 @@ def _table_key(row: Row) -> tuple[str, str, str, str]:
     return (case.model, shape(case.input), row.device, case.baseline)
 
 
-def _table(key: tuple[str, str, str, str], rows: list[Row], provenance: Provenance) -> Table:
+def _table(key: tuple[str, str, str, str], rows: list[Row], source: Source) -> Table:
     model, size, device, baseline = key
     many = len({row.case.pattern for row in rows} - {"dense"}) > 1
 
@@ -63,7 +64,7 @@ def _table(key: tuple[str, str, str, str], rows: list[Row], provenance: Provenan
         f"the baseline is {baseline} in the same run and precision.",
         columns=_columns(baseline, checkpoints),
         groups=groups_of(("" if only else title, cells) for title, cells in lines),
-        provenance=provenance,
+        provenance=source.of(rows),
         notes=(INTERVALS, _best_dense(rows)),
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from csbench.report.paper import published
+from csbench.report.provenance import Source
 from csbench.report.rows import Row
-from csbench.report.table import Cell, Column, Group, Provenance, Table
+from csbench.report.table import Cell, Column, Group, Table
 
 NAME = "table10"
 
 
-def table10(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
+def table10(rows: Sequence[Row], source: Source) -> list[Table]:
     """The settings as the source prints them; a probe's own settings get a column beside each."""
     paper = published(NAME)
     heads = paper["columns"]
@@ -29,7 +30,7 @@ def table10(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
             caption=f"{paper['title']} ({paper['source']}).",
             columns=tuple(columns),
             groups=(Group(tuple(lines)),),
-            provenance=provenance,
+            provenance=source.of(()),
             notes=("N/A stands in the source.",),
         )
     ]

@@ -8,8 +8,9 @@ from typing import Any
 
 from csbench.core.pattern import parse
 from csbench.report.paper import compare, published
+from csbench.report.provenance import Source
 from csbench.report.rows import Row
-from csbench.report.table import MISSING, Cell, Cells, Column, Group, Provenance, Table, mark_ties
+from csbench.report.table import MISSING, Cell, Cells, Column, Group, Table, mark_ties
 from csbench.report.tables.cells import (
     INTERVALS,
     error_cell,
@@ -27,7 +28,7 @@ _VERSIONS = {
 }
 
 
-def table11(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
+def table11(rows: Sequence[Row], source: Source) -> list[Table]:
     """One table for each device, batch, precision and block shape that has ResNet50 records."""
     paper = published(NAME)
     own = [
@@ -39,7 +40,7 @@ def table11(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
         and row.case.backend in _VERSIONS
     ]
     return [
-        _table(paper, list(part), provenance)
+        _table(paper, list(part), source)
         for _, part in groupby(sorted(own, key=_table_key), _table_key)
     ]
 
@@ -54,7 +55,7 @@ def _block(row: Row) -> str:
     return f"{rows}x{columns}"
 
 
-def _table(paper: dict[str, Any], rows: list[Row], provenance: Provenance) -> Table:
+def _table(paper: dict[str, Any], rows: list[Row], source: Source) -> Table:
     case = rows[0].case
     kind = "GPU" if case.device.startswith("cuda") else "CPU"
     setting = {
@@ -71,7 +72,7 @@ def _table(paper: dict[str, Any], rows: list[Row], provenance: Provenance) -> Ta
         f"{case.dtype}) on {rows[0].device}: published ({paper['source']}) beside measured.",
         columns=_columns(case.baseline),
         groups=(Group(tuple(_lines(paper, rows))),),
-        provenance=provenance,
+        provenance=source.of(rows),
         notes=(
             f"Speedup is against {paper['speedup_against']}, as the source defines it; speed-up "
             f"over {case.baseline} against that dense backend in the same run and precision.",

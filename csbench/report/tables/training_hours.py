@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from csbench.report.paper import compare, published
+from csbench.report.provenance import Source
 from csbench.report.rows import Row
-from csbench.report.table import MISSING, Cell, Cells, Column, Group, Provenance, Table
+from csbench.report.table import MISSING, Cell, Cells, Column, Group, Table
 from csbench.report.tables.cells import INTERVALS, time_cell
 
 NAME = "training-hours"
 
 
-def training_hours(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
+def training_hours(rows: Sequence[Row], source: Source) -> list[Table]:
     """One table: schemes that the source gives hours for, and those with train-step records."""
     paper = published("training_hours")
     hours: dict[str, float] = paper["hours"]
@@ -31,7 +32,7 @@ def training_hours(rows: Sequence[Row], provenance: Provenance) -> list[Table]:
             caption=f"{paper['title']}: published ({paper['source']}) beside measured.",
             columns=_COLUMNS,
             groups=(Group(tuple(lines)),),
-            provenance=provenance,
+            provenance=source.of(steps),
             notes=tuple(notes),
         )
     ]

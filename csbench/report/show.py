@@ -1,0 +1,117 @@
+"""Records in words: a line each, or one whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from csbench.core.record import Measurement, Record
+from csbench.core.statistics import interval, mad, median, speedup
+from csbench.report.tables.cells import percent, shape
+
+
+def listing(records: Iterable[Record]) -> str:
+    """One line a record, in the file's order, columns aligned."""
+    heads = ("KEY", "STATUS", "MODEL", "PATTERN", "SPARSITY", "BACKEND", "DEVICE", "BATCH",
+             "TIME (MS)", "SPEED-UP (X)", "REASON")  # fmt: skip
+    lines = [heads, *(_line(record) for record in records)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _line(record: Record) -> tuple[str, ...]:
+    case, measured = record.case, record.measurement
+    model = f"{case.model}:{case.layer}" if case.layer else case.model
+    time = f"{median(measured.samples_ms):.3f}" if measured and measured.samples_ms else "--"
+    return (
+        record.key,
+        record.status,
+        model,
+        case.pattern,
+        percent(case.sparsity),
+        case.backend,
+        f"{case.device} {case.dtype}",
+        str(case.batch),
+        time,
+        _speedup(record, measured) if measured else "--",
+        record.reason or "",
+    )
+
+
+def whole(record: Record) -> str:
+    """Everything a record holds that a person can read: samples in summary, layers by what ran."""
+    case = record.case
+    source = case.checkpoint.path or f"synthetic, seed {case.checkpoint.seed}"
+    lines = [
+        ("key", record.key),
+        ("created", record.created),
+        ("status", f"{record.status}{f': {record.reason}' if record.reason else ''}"),
+        ("task", case.task + (f" {case.layer}" if case.layer else "")),
+        ("model", f"{case.model}, input {shape(case.input)}, batch {case.batch}, {case.dtype}"),
+        ("weights", source),
+        ("pattern", f"{case.pattern}, {percent(case.sparsity)} asked for"),
+        ("backend", f"{case.backend} on {case.device}, against {case.baseline}"),
+        *(_measured(record, record.measurement) if record.measurement else ()),
+    ]
+    if record.check is not None:
+        error = record.check.relative_error
+        said = "not a number" if error is None else f"{error:.2e}"
+        lines.append(("error", f"{said} relative, tolerance {record.check.tolerance:g}"))
+    if record.sparsity is not None:
+        found = record.sparsity
+        lines.append(("sparsity", f"layers {found.layers:.2%}, whole model {found.model:.2%}"))
+    if record.prepare_ms is not None:
+        lines.append(("prepared in", f"{record.prepare_ms:.1f} ms"))
+    if record.peak_bytes is not None:
+        lines.append(("peak memory", f"{record.peak_bytes / 2**20:.1f} MiB"))
+    lines += _layers(record)
+    lines += [("environment", f"{name}: {value}") for name, value in record.env.items()]
+    return "\n".join(f"{_once(lines, i):<12} {value}" for i, (_, value) in enumerate(lines))
+
+
+def _once(lines: Sequence[tuple[str, str]], i: int) -> str:
+    """A line's name, unless the line above has it already."""
+    name = lines[i][0]
+    return "" if i and lines[i - 1][0] == name else name
+
+
+def _measured(record: Record, measured: Measurement) -> list[tuple[str, str]]:
+    how = f"{measured.mode}, cache {measured.cache}, warm-up {measured.warmup}"
+    lines = [("measured", f"{how}, {len(measured.throttled)} pairs throttled")]
+    if measured.samples_ms:
+        lines.append(("time", _summary(measured.samples_ms)))
+    if measured.baseline_samples_ms:
+        lines.append(("baseline", _summary(measured.baseline_samples_ms)))
+        lines.append(("speed-up", f"{_speedup(record, measured)} over {record.case.baseline}"))
+    if measured.dense_best_ms is not None:
+        lines.append(("best dense", f"{measured.dense_best_ms:.4f} ms ({measured.dense_best})"))
+    return lines
+
+
+def _summary(samples: Sequence[float]) -> str:
+    low, high = interval(samples)
+    return (
+        f"median {median(samples):.4f} ms, 95 % [{low:.4f}, {high:.4f}], MAD {mad(samples):.4f}, "
+        f"min {min(samples):.4f}, max {max(samples):.4f}, {len(samples)} samples"
+    )
+
+
+def _speedup(record: Record, measured: Measurement) -> str:
+    if record.status not in ("ok", "noisy") or not measured.baseline_samples_ms:
+        return "--"
+    found = speedup(measured.samples_ms, measured.baseline_samples_ms)
+    return f"{found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _layers(record: Record) -> list[tuple[str, str]]:
+    """How many layers ran sparse, and each that did not with its reason."""
+    dense = [layer for layer in record.layers if layer.ran == "dense"]
+    if not record.layers:
+        return []
+    ran = len(record.layers) - len(dense)
+    return [
+        ("layers", f"{ran} of {len(record.layers)} ran sparse"),
+        *(("ran dense", f"{layer.name}: {layer.reason or 'no reason given'}") for layer in dense),
+    ]

@@ -1,0 +1,166 @@
+"""Which tables a report holds, what it says when there is nothing, and how cells judge a row."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from made import (
+    block_records,
+    everything,
+    layer_records,
+    pattern_records,
+    record,
+    training_records,
+)
+
+from csbench.core.case import CheckpointRef
+from csbench.core.record import LayerReport, Record
+from csbench.errors import UsageError
+from csbench.report import TABLE_NAMES
+from csbench.report.document import render, tables
+from csbench.report.frame import frame
+from csbench.report.table import Cell, Table
+from csbench.report.tables import TABLES
+
+
+def names(records: list[Record]) -> list[str]:
+    return [table.name for table in tables(records)]
+
+
+def cells(table: Table, key: str) -> list[Cell]:
+    position = [column.key for column in table.columns].index(key)
+    return [row[position] for row in table.rows]
+
+
+def test_a_report_holds_what_the_records_have_data_for() -> None:
+    assert names(block_records()) == ["table11", "inference"]
+    assert names(pattern_records()) == ["inference"]
+    assert names(layer_records()) == ["layers"]
+    assert names(training_records()) == ["training-hours", "table10"]
+    assert set(names(everything())) == set(TABLES) == set(TABLE_NAMES)
+
+
+def test_labels_are_unique_and_plain_where_there_is_one() -> None:
+    labels = [table.label for table in tables(everything())]
+    assert labels[:3] == ["table11", "inference-1", "inference-2"]
+
+
+@pytest.mark.parametrize("split", [{"batch": 8}, {"dtype": "fp16"}, {"pattern": "block:16x16"}])
+def test_table11_is_split_by_what_it_must_not_mix(split: dict[str, object]) -> None:
+    made = tables([record(), record(**split)], "table11")  # type: ignore[arg-type]
+    assert len(made) == 2
+    assert len({table.caption for table in made}) == 2
+
+
+def test_table11_takes_neither_another_model_nor_another_pattern() -> None:
+    with pytest.raises(UsageError, match=r"nothing for table 'table11'.*csbench infer"):
+        tables([record(model="resnet18"), record(pattern="cs", backend="cs")], "table11")
+
+
+def test_table11_holds_sparsities_that_were_not_published() -> None:
+    (made,) = tables([record(0.6)], "table11")
+    assert [cell.value for cell in cells(made, "sparsity_layers_percent")] == [
+        0, 50, 60, 75, 87.5, 93.75,
+    ]  # fmt: skip
+    assert cells(made, "block_original_published_ms")[2].value is None
+    assert any("block-cutlass: no record of it" in note for note in made.notes)
+
+
+def test_a_cpu_is_not_comparable_with_the_published_gpu() -> None:
+    (made,) = tables([record(device="cpu", env={"cpu": "C", "threads": 2})], "table11")
+    assert any("not comparable; device differs" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [("oom", "OOM"), ("wrong", "WRONG"), ("timeout", "TIMEOUT"), ("invalid", "INVALID"),
+     ("unsupported", "UNSUPPORTED"), ("error", "ERROR")],
+)  # fmt: skip
+def test_a_failure_shows_its_code_with_the_reason_and_no_speedup(status: str, code: str) -> None:
+    (made,) = tables([record(status=status, reason="because")], "inference")
+    (time,) = cells(made, "time_ms")
+    assert (time.code, time.note, time.number) == (code, f"{code}: because", None)
+    for key in ("speedup", "speedup_over_own", "speedup_over_best"):
+        assert cells(made, key)[0] == Cell()
+
+
+def test_a_noisy_row_is_shown_marked_and_never_bold() -> None:
+    good = record(0.5, 1.5, backend="block-cutlass")
+    (made,) = tables([record(0.5, 1.0, status="noisy"), good], "inference")
+    best = dict(zip([c.value for c in cells(made, "backend")], cells(made, "speedup"), strict=True))
+    assert best["block-original"].number == pytest.approx(2.0, rel=5e-3)
+    assert best["block-original"].code == "NOISY"
+    assert not best["block-original"].tied and not best["block-cutlass"].tied
+    assert "NOISY: " in render([record(status="noisy")], table="inference")
+
+
+def test_a_row_in_which_nothing_ran_sparse_is_not_called_sparse() -> None:
+    dense = (LayerReport(name="fc", ran="dense", reason="too small"),)
+    (made,) = tables([record(layers=dense)], "inference")
+    (pattern,) = cells(made, "pattern")
+    assert pattern.value == "dense"
+    assert pattern.note == "block:32x32 was asked for, but no layer ran sparse: too small"
+
+
+def test_both_sparsities_are_stated() -> None:
+    (made,) = tables([record(0.5)], "inference")
+    assert cells(made, "sparsity_layers_percent")[0].value == 50
+    assert cells(made, "sparsity_model_percent")[0].value == pytest.approx(45)
+
+
+def test_checkpoints_are_named_where_there_are_any() -> None:
+    file = CheckpointRef(path="/elsewhere/mine.pth", sha256="ab" * 32)
+    document = render([record(checkpoint=file)], table="inference")
+    assert "mine.pth" in document and "/elsewhere" not in document
+    assert "Weights " not in render([record()], table="inference").replace("Weights  ", "")
+
+
+def test_rows_of_one_group_are_titled_once() -> None:
+    (made,) = tables([record(batch=1), record(batch=8)], "inference")
+    assert [group.title for group in made.groups] == ["batch 1, fp32", "batch 8, fp32"]
+    (made,) = tables([record(batch=1)], "inference")
+    assert [group.title for group in made.groups] == [""] and "batch 1, fp32" in made.caption
+
+
+def test_repeats_are_said() -> None:
+    assert "1 records repeat a case" in render([record(), record()])
+    assert "repeat a case" not in render([record()])
+
+
+def test_the_hash_is_that_of_the_file() -> None:
+    file = b"".join(msgspec.json.encode(one) + b"\n" for one in everything())
+    assert hashlib.sha256(file).hexdigest() in render(everything())
+
+
+def test_nothing_to_report_is_told_with_what_to_type() -> None:
+    with pytest.raises(UsageError, match=r"no records.*type: csbench infer"):
+        render([])
+    with pytest.raises(UsageError, match=r"1 records have nothing for table 'layers'.*--per-layer"):
+        render([record()], table="layers")
+    with pytest.raises(UsageError, match="unknown table 'table12'; did you mean table11"):
+        render([record()], table="table12")
+    with pytest.raises(UsageError, match="unknown format 'latec'; did you mean latex"):
+        render([record()], format="latec")  # type: ignore[arg-type]
+
+
+def test_the_frame_has_a_row_a_case_and_units_in_its_names() -> None:
+    made = frame(everything())
+    assert len(made) == len(everything())
+    assert {"time_ms", "speedup_low", "speedup_over_own", "weight_bytes"} <= set(made.columns)
+    assert made[made.status == "oom"].time_ms.isna().all()
+
+
+def test_a_report_imports_neither_torch_nor_pandas() -> None:
+    code = (
+        "import sys; from made import everything; from csbench.report.document import render; "
+        "render(everything()); render(everything(), format='html'); "
+        "sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
+    )
+    # The tests' own folder is on the path, for `made`.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
