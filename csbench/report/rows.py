@@ -197,9 +197,11 @@ class _Dense:
 
     def best(self, row: Row) -> _DenseTime | None:
         """The fastest dense way of this workload in any precision."""
-        # Of one name the middle time, so that no lucky run becomes the bar.
-        middle = (
-            sorted(times, key=lambda t: t.median_ms)[len(times) // 2]
-            for times in self._found.get(_workload(row), {}).values()
-        )
-        return min(middle, key=lambda t: t.median_ms, default=None)
+        named = self._found.get(_workload(row), {}).values()
+        return min(map(_middle, named), key=lambda t: t.median_ms, default=None)
+
+
+def _middle(times: Sequence[_DenseTime]) -> _DenseTime:
+    """Of several times of one way the middle one, so that no lucky run becomes the bar."""
+    sampled = [time for time in times if time.samples_ms] or times
+    return sorted(sampled, key=lambda t: t.median_ms)[len(sampled) // 2]

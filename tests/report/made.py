@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def everything() -> list[Record]:
 
 
 def write_golden() -> None:
-    """Render the golden files anew: python tests/report/made.py, then read the difference."""
+    """Render the golden files anew: `python tests/report/made.py`, then read the difference."""
     folder = Path(__file__).parents[1] / "golden"
     for name in TABLE_NAMES:
         for format_, suffix in (("text", "txt"), ("markdown", "md"), ("latex", "tex")):
@@ -163,5 +164,29 @@ def write_golden() -> None:
         file.writelines(msgspec.json.encode(record) + b"\n" for record in everything())
 
 
+def write_many(path: Path, count: int = 200) -> None:
+    """What to time `csbench report` with: 54 layers and 100 samples a record.
+
+    Written by `python tests/report/made.py FILE`.
+    """
+    layers = tuple(
+        LayerReport(name=f"layer{i}", ran="sparse", bytes=1000, flops=1000) for i in range(53)
+    )
+    with path.open("wb") as file:
+        for i in range(count):
+            one = record(
+                SPARSITIES[i % 5], 1 + i / 100, batch=1 + i // 10, layers=(STEM, *layers),
+                backend=("block-original", "block-cutlass")[i // 5 % 2],
+            )  # fmt: skip
+            assert one.measurement is not None
+            measured = msgspec.structs.replace(
+                one.measurement,
+                samples_ms=samples(1 + i / 100, count=100, phase=i),
+                baseline_samples_ms=samples(2.0, count=100, phase=i + 1),
+            )
+            file.write(msgspec.json.encode(msgspec.structs.replace(one, measurement=measured)))
+            file.write(b"\n")
+
+
 if __name__ == "__main__":
-    write_golden()
+    write_many(Path(sys.argv[1])) if len(sys.argv) > 1 else write_golden()

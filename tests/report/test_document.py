@@ -10,6 +10,7 @@ import sys
 import msgspec
 import pytest
 from made import (
+    GPU,
     block_records,
     everything,
     layer_records,
@@ -69,6 +70,33 @@ def test_table11_holds_sparsities_that_were_not_published() -> None:
     ]  # fmt: skip
     assert cells(made, "block_original_published_ms")[2].value is None
     assert any("block-cutlass: no record of it" in note for note in made.notes)
+
+
+def test_a_checkpoint_near_a_published_sparsity_stands_beside_it() -> None:
+    (made,) = tables([record(0.7498)], "table11")
+    assert len(made.rows) == 5
+    assert cells(made, "sparsity_layers_percent")[2].value == pytest.approx(74.98)
+    assert cells(made, "block_original_published_ms")[2].value == 2.07
+    assert cells(made, "block_original_ms")[2].number is not None
+
+
+def test_two_checkpoints_of_one_sparsity_take_a_line_each() -> None:
+    files = [CheckpointRef(path=f"{name}.pth", sha256=name * 64) for name in "ab"]
+    (made,) = tables([record(0.75, checkpoint=file) for file in files], "table11")
+    assert [cell.value for cell in cells(made, "block_original_published_ms")].count(2.07) == 2
+
+
+def test_a_pattern_whose_parameters_follow_the_sparsity_is_one_pattern() -> None:
+    made = tables([record(0.5, pattern="cs:2"), record(0.75, pattern="cs:4")], "inference")
+    assert [group.title for group in made[0].groups] == [""]
+
+
+def test_a_sound_time_with_something_to_say_gets_a_footnote() -> None:
+    (made,) = tables([record(reason="capture failed: timed eagerly")], "inference")
+    (time,) = cells(made, "time_ms")
+    assert (time.code, time.note) == (None, "capture failed: timed eagerly")
+    bound = record(task="layer", layer="a", env={**GPU, "launch_bound": True})
+    assert "launch-bound" in render([bound], table="layers")
 
 
 def test_a_cpu_is_not_comparable_with_the_published_gpu() -> None:

@@ -32,6 +32,10 @@ def test_what_neither_side_contradicts_is_unknown() -> None:
     assert "batch (1)" in str(made) and "same: device" in str(made)
 
 
+def test_what_was_not_measured_is_unknown_not_different() -> None:
+    assert compare({"GPU": "V100"}, {"GPU": ""}).verdict == "unknown"
+
+
 def test_a_difference_makes_them_not_comparable() -> None:
     made = compare({"device": "GPU", "batch": ""}, {"device": "CPU", "batch": "1"})
     assert made.verdict == "not comparable"

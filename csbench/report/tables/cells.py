@@ -21,6 +21,8 @@ _MEANING = {
     "error": "the case failed",
 }
 
+_LAUNCH_BOUND = "launch-bound: about as long as launching an empty graph"
+
 
 def time_cell(row: Row, scale: float = 1.0) -> Cell:
     """The median time, or the code of what stood in its way, with the reason as a note.
@@ -28,11 +30,13 @@ def time_cell(row: Row, scale: float = 1.0) -> Cell:
     `scale` turns milliseconds into the column's unit.
     """
     cell = estimate_cell(row.time_ms, scale)
-    status = row.record.status
+    status, reason = row.record.status, row.record.reason
     if status == "ok":
-        return cell
+        # A sound time may still have something to say: why it was no graph, what bounds it.
+        bound = _LAUNCH_BOUND if row.record.env.get("launch_bound") else None
+        return replace(cell, note="; ".join(filter(None, (reason, bound))) or None)
     code = CODES[status]
-    return replace(cell, code=code, note=f"{code}: {row.record.reason or _MEANING[status]}")
+    return replace(cell, code=code, note=f"{code}: {reason or _MEANING[status]}")
 
 
 def speedup_cell(row: Row, estimate: Estimate | None) -> Cell:

@@ -43,7 +43,7 @@ def _table_key(row: Row) -> tuple[str, str, str, str]:
 
 def _table(key: tuple[str, str, str, str], rows: list[Row], source: Source) -> Table:
     model, size, device, baseline = key
-    many = len({row.case.pattern for row in rows} - {"dense"}) > 1
+    many = len({row.pattern for row in rows} - {"dense"}) > 1
 
     def title_of(row: Row) -> str:
         case = row.case

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import groupby, zip_longest
 from typing import Any
 
 from csbench.core.pattern import parse
@@ -26,6 +26,8 @@ _VERSIONS = {
     "block-cutlass": "CUTLASS-based version",
     "block-original": "Original version",
 }
+
+_NEAR = 0.5  # percentage points
 
 
 def table11(rows: Sequence[Row], source: Source) -> list[Table]:
@@ -109,17 +111,35 @@ def _version(backend: str, head: str, baseline: str) -> tuple[Column, ...]:
 
 def _lines(paper: dict[str, Any], rows: list[Row]) -> list[Cells]:
     theirs = {line["sparsity_percent"]: line for line in paper["rows"]}
-    ours = {(100 * row.case.sparsity, row.case.backend): row for row in rows}
+    ours: dict[tuple[float, str], list[Row]] = {}
+    for row in rows:
+        ours.setdefault((_beside(row, theirs), row.case.backend), []).append(row)
     lines = []
     for sparsity in sorted({*theirs, *(key[0] for key in ours)}):
-        measured = [ours.get((sparsity, name)) for name in _VERSIONS]
-        times = mark_ties([MISSING if row is None else time_cell(row) for row in measured], "low")
-        first = next((row for row in measured if row is not None), None)
-        line: list[Cell] = [Cell(sparsity), MISSING] if first is None else [*sparsity_cells(first)]
-        for name, row, time in zip(_VERSIONS, measured, times, strict=True):
-            line += _cells(theirs.get(sparsity, {}).get(name, {}), row, time)
-        lines.append(tuple(line))
+        # Several checkpoints of one sparsity take a line each.
+        found = zip_longest(*(ours.get((sparsity, name), []) for name in _VERSIONS))
+        for measured in list(found) or [(None,) * len(_VERSIONS)]:
+            lines.append(_line(sparsity, theirs.get(sparsity, {}), measured))
     return lines
+
+
+def _line(sparsity: float, printed: dict[str, Any], measured: Sequence[Row | None]) -> Cells:
+    times = mark_ties([MISSING if row is None else time_cell(row) for row in measured], "low")
+    said = [row for row in measured if row is not None and row.record.sparsity is not None]
+    line = [*sparsity_cells(said[0])] if said else [Cell(sparsity), MISSING]
+    for name, row, time in zip(_VERSIONS, measured, times, strict=True):
+        line += _cells(printed.get(name, {}), row, time)
+    return tuple(line)
+
+
+def _beside(row: Row, published: Iterable[float]) -> float:
+    """The published sparsity in % that a row stands beside; its own where none is near.
+
+    A checkpoint of whole blocks seldom has exactly 75 %.
+    """
+    own = 100 * row.case.sparsity
+    nearest = min(published, key=lambda sparsity: abs(sparsity - own))
+    return nearest if abs(nearest - own) <= _NEAR else own
 
 
 def _cells(printed: dict[str, float], row: Row | None, time: Cell) -> list[Cell]:
