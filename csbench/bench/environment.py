@@ -54,7 +54,7 @@ def full(device: str) -> dict[str, Any]:
     found = host() | {
         "threads": torch.get_num_threads(),
         "isa": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "libraries": _libraries() | _onednn(torch.__config__.show()),
         "compiler": _first_line("c++", "--version"),
     }

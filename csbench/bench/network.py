@@ -45,10 +45,10 @@ def lower_layer(
     """One convolution by `backend`, else densely by `fallback`; the report says which and why."""
     sparse = conv.pattern is not None and runs_sparse(backend, conv.pattern.name)
     reason = backend.why_not(conv, case) if sparse else _dense_reason(conv, backend)
-    chosen = backend if (sparse and reason is None) or "dense" in backend.patterns else fallback
-    if not sparse or reason is not None:
-        impossible = chosen.why_not(conv, case)
-        if impossible is not None:
+    chosen = backend
+    if reason is not None:
+        chosen = backend if not sparse and "dense" in backend.patterns else fallback
+        if (impossible := chosen.why_not(conv, case)) is not None:
             raise BackendError(f"{chosen.name} cannot run layer {conv.describe()}: {impossible}")
     call = chosen.lower(conv, case)
     return call, report(conv, call, case, reason)

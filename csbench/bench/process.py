@@ -70,8 +70,10 @@ class Worker:
             except msgspec.DecodeError:
                 raise EOFError from None  # garbled: as good as crashed
 
-    def end(self) -> None:
-        """Kill the process and everything that it started."""
+    def end(self, grace: float = 0.0) -> None:
+        """Kill the process and everything that it started, after `grace` seconds to end itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

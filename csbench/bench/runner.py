@@ -18,10 +18,9 @@ from csbench.bench.progress import Reporter
 from csbench.core.axes import Sweep
 from csbench.core.case import Case
 from csbench.core.record import Record, Status
-from csbench.core.store import Store
 from csbench.errors import BackendError, CsbenchError, UsageError
 
-_FAILED = ("wrong", "oom", "timeout", "error")
+_GRACE = 10.0  # seconds between a worker's last reply and the end of its process
 _LOOK_EVERY = 0.2  # seconds between looks at the clock while workers are silent
 # Loading torch from a cold disk, and detecting the pattern of a large checkpoint.
 _PLAN_TIMEOUT = 600.0
@@ -60,19 +59,14 @@ class Runner:
                     raise _refusal(message)
         raise CsbenchError(f"the worker for {desk.device} did not answer within {_PLAN_TIMEOUT} s")
 
-    def measure(self, cases: Sequence[Case], store: Store, fail_fast: bool) -> Iterator[Record]:
-        """Measure the cases; each record is in the store before it is yielded."""
+    def measure(self, cases: Sequence[Case]) -> Iterator[Record]:
+        """Measure the cases, and give each record as soon as it exists, for it to be saved."""
         waiting = deque(cases)
         while waiting or any(desk.case for desk in self._desks):
             for desk in self._desks:
                 if desk.case is None and waiting:
                     self._start(desk, waiting.popleft())
-            for record in self._finished():
-                store.append(record)
-                self._reporter.finished(record)
-                yield record
-                if fail_fast and record.status in _FAILED:
-                    return
+            yield from self._finished()
 
     def _start(self, desk: _Desk, case: Case) -> None:
         desk.case = case
@@ -109,7 +103,7 @@ class Runner:
                     return message.record
         except EOFError:
             worker = desk.worker
-            worker.end()
+            worker.end(_GRACE)
             status: Status = "oom" if worker.out_of_memory else "error"
             return desk.failed(case, status, f"the worker died, {worker.last_words()}")
         return None
@@ -162,7 +156,7 @@ def _listen(desk: _Desk) -> Iterator[Planned | Refused]:
                 yield message
     except EOFError:
         worker = desk.worker
-        worker.end()
+        worker.end(_GRACE)
         raise CsbenchError(f"the worker for {desk.device} died, {worker.last_words()}") from None
 
 

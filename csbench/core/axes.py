@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple, get_args
 
 import msgspec
 
 from csbench.core.case import DTYPES, Task
-from csbench.core.pattern import PatternSpec, parse, parse_sparsity
+from csbench.core.pattern import BUILT_IN, PatternSpec, parse, parse_sparsity, unknown_pattern
 from csbench.errors import PatternError, UsageError, unknown
 
 ImageSize = tuple[int, int, int]
@@ -96,7 +97,12 @@ def _model(text: str) -> str:
 
 
 def _pattern(text: str) -> str:
-    return str(parse(text))
+    spec = parse(text)
+    if spec.name not in BUILT_IN:
+        added = tuple(entry.name for entry in entry_points(group="csbench.patterns"))
+        if spec.name not in added:
+            raise unknown_pattern(spec.name, (*BUILT_IN, *added))
+    return str(spec)
 
 
 def _image_size(text: str) -> ImageSize:

@@ -1,0 +1,171 @@
+"""What `infer` and `run` do alike: plan, measure, save, and print what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from csbench.bench.messages import Settings
+from csbench.bench.progress import Reporter, outcome, title
+from csbench.bench.runner import Runner
+from csbench.core.axes import Sweep, specifications
+from csbench.core.case import Case
+from csbench.core.outcome import exit_code
+from csbench.core.record import Record
+from csbench.core.stop import StopRule
+from csbench.core.store import DEFAULT, Store, measured_keys
+from csbench.errors import CsbenchError, UsageError, unknown
+
+_FAILED = ("wrong", "oom", "timeout", "error")
+_PREPARING = 5.0  # seconds to build, lower and check a case, for the estimate alone
+
+
+def settings(measuring: dict[str, Any], stop: StopRule, seed: int = 0) -> Settings:
+    """Settings from the options of csbench.cli.options.measuring, over a suite's stop rule."""
+    given = {name: value for name, value in measuring.items() if value is not None}
+    if "max_time" in given and "min_time" not in given:
+        given["min_time"] = min(stop.min_time, given["max_time"])
+    if "min_time" in given and "max_time" not in given:
+        given["max_time"] = max(stop.max_time, given["min_time"])
+    rule = {name: given.pop(name) for name in StopRule.__struct_fields__ if name in given}
+    return Settings(stop=msgspec.structs.replace(stop, **rule), seed=seed, **given)
+
+
+def execute(
+    sweeps: Sequence[Sweep], how: Settings, output: dict[str, Any], gpus: Sequence[str] = ()
+) -> int:
+    """Measure the sweeps and return the exit code; records are in the file as soon as they exist.
+
+    `gpus` (indices) share the cases of every sweep on a GPU. On Ctrl-C or a full disk what was
+    measured so far is printed before the error leaves.
+    """
+    _check(sweeps)
+    color = {"always": True, "never": False}.get(output["color"])
+    reporter = Reporter(verbose=output["verbose"], quiet=output["quiet"], color=color)
+    with ExitStack() as stack:
+        store = None if output["dry_run"] else stack.enter_context(Store(output["path"]))
+        done = measured_keys(output["path"]) if output["resume"] else frozenset()
+        planned = _plan(sweeps, how, gpus, reporter, done, stack)
+        if store is None:
+            for _, cases in planned:
+                for case in cases:
+                    click.echo(f"{case.key}  {title(case)} on {case.device} over {case.baseline}")
+            return 0
+        _announce([case for _, cases in planned for case in cases], how.stop, done, reporter)
+        records: list[Record] = []
+        try:
+            _measure(planned, store, output, reporter, records)
+        finally:
+            _print(records, output, reporter)
+    return exit_code(record.status for record in records)
+
+
+def _check(sweeps: Iterable[Sweep]) -> None:
+    """What can be refused before a worker starts and loads torch."""
+    from csbench.backends import registry
+
+    for sweep in sweeps:
+        for name in (*sweep.backend, *sweep.baseline):
+            if ":" not in name and name not in registry.names():
+                also = "(or module:Class, FILE.py:Class; see csbench backends list)"
+                raise UsageError(unknown("backend", name, registry.names(), also))
+        if not sweep.checkpoint:
+            for pattern in sweep.pattern or ("dense",):
+                specifications(pattern, sweep.sparsity)
+
+
+def _plan(
+    sweeps: Sequence[Sweep], how: Settings, gpus: Sequence[str], reporter: Reporter,
+    done: frozenset[str], stack: ExitStack,
+) -> list[tuple[Runner, list[Case]]]:  # fmt: skip
+    """The cases that are left to do, by the runner of the devices that they run on."""
+    runners: dict[tuple[str, ...], Runner] = {}
+    planned: dict[Runner, list[Case]] = {}
+    seen = set(done)
+    for sweep in sweeps:
+        for devices in _devices(sweep, gpus):
+            if devices not in runners:
+                runners[devices] = stack.enter_context(Runner(devices, how, reporter))
+            runner = runners[devices]
+            for case in runner.plan(sweep):
+                if case.key not in seen:
+                    seen.add(case.key)
+                    planned.setdefault(runner, []).append(case)
+    return list(planned.items())
+
+
+def _devices(sweep: Sweep, gpus: Sequence[str]) -> list[tuple[str, ...]]:
+    """Groups of devices that share a sweep's cases: all its GPUs are one group."""
+    if gpus:
+        return [tuple(f"cuda:{index}" for index in gpus)]
+    numbered = tuple(device for device in sweep.device if device.startswith("cuda:"))
+    others = [(device,) for device in sweep.device if device not in numbered]
+    return [*others, *([numbered] if numbered else [])]
+
+
+def _announce(
+    cases: Sequence[Case], stop: StopRule, done: frozenset[str], reporter: Reporter
+) -> None:
+    skipped = f" ({len(done)} are there already)" if done else ""
+    if not cases:
+        reporter.say(f"nothing to measure{skipped}")
+        return
+    least, most = (len(cases) * (t + _PREPARING) for t in (stop.min_time, stop.max_time))
+    plural = "s" if len(cases) > 1 else ""
+    reporter.say(
+        f"{len(cases)} case{plural} on {cases[0].device}{skipped}, "
+        f"about {_duration(least)} to {_duration(most)}"
+    )
+
+
+def _measure(
+    planned: Sequence[tuple[Runner, list[Case]]], store: Store, output: dict[str, Any],
+    reporter: Reporter, records: list[Record],
+) -> None:  # fmt: skip
+    with reporter.begin(sum(len(cases) for _, cases in planned)):
+        for runner, cases in planned:
+            for record in runner.measure(cases):
+                records.append(record)
+                store.append(record)
+                reporter.finished(record)
+                if output["fail_fast"] and record.status in _FAILED:
+                    return
+
+
+def _print(records: Sequence[Record], output: dict[str, Any], reporter: Reporter) -> None:
+    """Tables or JSON Lines to stdout; what went wrong, where the records are and what next."""
+    if not records:
+        return
+    if output["as_json"]:
+        for record in records:
+            click.echo(msgspec.json.encode(record).decode())
+    else:
+        click.echo(_tables(records), nl=False)
+    if not output["verbose"]:
+        for record in records:
+            if record.status in _FAILED:
+                reporter.say(f"{title(record.case)}: {outcome(record)}")
+    path: Path = output["path"]
+    named = "" if path == DEFAULT else f" {path}"
+    plural = "s" if len(records) > 1 else ""
+    reporter.say(
+        f"{len(records)} record{plural} in {path}; next: csbench report{named} --format latex"
+    )
+
+
+def _tables(records: Sequence[Record]) -> str:
+    from csbench.report.document import render
+
+    try:
+        return render(records)
+    except CsbenchError:  # nothing for any table: say at least what became of the cases
+        return "".join(f"{title(record.case)}: {outcome(record)}\n" for record in records)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
