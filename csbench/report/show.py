@@ -67,8 +67,15 @@ def whole(record: Record) -> str:
     if record.peak_bytes is not None:
         lines.append(("peak memory", f"{record.peak_bytes / 2**20:.1f} MiB"))
     lines += _layers(record)
-    lines += [("environment", f"{name}: {value}") for name, value in record.env.items()]
+    lines += [("environment", f"{name}: {_said(value)}") for name, value in record.env.items()]
     return "\n".join(f"{_once(lines, i):<12} {value}" for i, (_, value) in enumerate(lines))
+
+
+def _said(value: object) -> str:
+    """A value of the environment in words; a table in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_said(inner)}" for name, inner in value.items())
+    return str(value)
 
 
 def _once(lines: Sequence[tuple[str, str]], i: int) -> str:

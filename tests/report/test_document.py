@@ -127,6 +127,13 @@ def test_a_noisy_row_is_shown_marked_and_never_bold() -> None:
     assert "NOISY: " in render([record(status="noisy")], table="inference")
 
 
+def test_a_failed_row_between_them_does_not_keep_two_backends_from_being_compared() -> None:
+    failed = msgspec.structs.replace(record(0.5, backend="b", status="oom"), sparsity=None)
+    made = [record(0.5, 1.0, backend="a"), failed, record(0.5, 1.5, backend="c")]
+    (table,) = tables(made, "inference")
+    assert [cell.tied for cell in cells(table, "speedup")] == [True, False, False]
+
+
 def test_a_row_in_which_nothing_ran_sparse_is_not_called_sparse() -> None:
     dense = (LayerReport(name="fc", ran="dense", reason="too small"),)
     (made,) = tables([record(layers=dense)], "inference")

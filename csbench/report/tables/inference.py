@@ -24,7 +24,6 @@ from csbench.report.tables.cells import (
 )
 
 NAME = "inference"
-_SPARSITY, _TIED = 4, 16  # positions: what is compared at, and the speed-up whose best are marked
 
 
 def inference(rows: Sequence[Row], source: Source) -> list[Table]:
@@ -52,8 +51,9 @@ def _table(key: tuple[str, str, str, str], rows: list[Row], source: Source) -> T
 
     lines: list[tuple[str, Cells]] = []
     for group, part in groupby(sorted(rows, key=_row_key), title_of):
-        cells = [_cells(row) for row in part]
-        lines += [(group, line) for line in _with_ties(cells, many)]
+        # Patterns compete within their group; one pattern's backends at each sparsity.
+        for _, rivals in groupby(part, lambda row: None if many else row.case.sparsity):
+            lines += [(group, line) for line in _compared(list(rivals))]
     titles = {title for title, _ in lines}
     # A lone group needs no line of its own: the caption says it.
     only = f", {titles.pop()}" if len(titles) == 1 else ""
@@ -98,7 +98,13 @@ def _columns(baseline: str, checkpoints: bool) -> tuple[Column, ...]:
     )
 
 
-def _cells(row: Row) -> Cells:
+def _compared(rivals: list[Row]) -> list[Cells]:
+    """A line a row, with the best speed-up over the baseline marked, and what is tied with it."""
+    best = mark_ties([speedup_cell(row, row.speedup) for row in rivals], "high")
+    return [_cells(row, cell) for row, cell in zip(rivals, best, strict=True)]
+
+
+def _cells(row: Row, speedup: Cell) -> Cells:
     case = row.case
     return (
         Cell(case.model),
@@ -116,23 +122,10 @@ def _cells(row: Row) -> Cells:
         baseline_cell(row),
         Cell(row.best_dense),
         time_cell(row),
-        speedup_cell(row, row.speedup),
+        speedup,
         speedup_cell(row, row.over_own),
         speedup_cell(row, row.over_best),
     )
-
-
-def _with_ties(cells: list[Cells], by_group: bool) -> list[Cells]:
-    """Mark the best speed-up: of a group where patterns compete, else at each sparsity."""
-    marked: list[Cells] = []
-    for _, part in groupby(cells, lambda line: None if by_group else line[_SPARSITY].value):
-        lines = list(part)
-        best = mark_ties([line[_TIED] for line in lines], "high")
-        marked += [
-            (*line[:_TIED], cell, *line[_TIED + 1 :])
-            for line, cell in zip(lines, best, strict=True)
-        ]
-    return marked
 
 
 def _best_dense(rows: Sequence[Row]) -> str:
