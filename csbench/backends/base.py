@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from csbench.core.case import Case
@@ -13,6 +14,11 @@ from csbench.core.record import LayerReport
 from csbench.graph.program import Conv, Program
 
 Run = Callable[..., Tensor]
+
+# The type of activations in each precision; TF32 is float32 in memory.
+TORCH_DTYPE = {
+    "fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
