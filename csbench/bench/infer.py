@@ -135,6 +135,8 @@ class Bench:
             dense_best=baseline.best.name if baseline.best else None,
         )
         work.reason = replay.note or baseline.replay.note
+        if work.too_fast(known):
+            work.env["ceilings"] = known = limits.ceilings(case.device, self.env, again=True)
         work.judge(pairs, known)
 
     def _again(self, subject: Subject, replay: Replay, limit: float, seed: int) -> Check:
@@ -175,13 +177,19 @@ class _Work:
     def cache(self) -> Literal["cold", "warm"]:
         return self.settings.cache or ("cold" if self.case.task == "layer" else "warm")
 
+    def too_fast(self, known: limits.Ceilings) -> str | None:
+        """Why the time is impossible on this device; None when it is not."""
+        assert self.measurement is not None
+        time_ms = median(self.measurement.samples_ms)
+        floor = limits.hard_floor_ms(sum(layer.flops for layer in self.layers), known)
+        if time_ms >= floor:
+            return None
+        return f"{time_ms:.4g} ms is below the physical floor of {floor:.4g} ms"
+
     def judge(self, pairs: Pairs, known: limits.Ceilings) -> None:
         """Whether the samples can be believed: invalid, noisy or ok, and why."""
-        time_ms = median(pairs.samples_ms)
-        flops = sum(layer.flops for layer in self.layers)
-        if (floor := limits.hard_floor_ms(flops, known)) > time_ms:
-            self.status = "invalid"
-            self.reason = f"{time_ms:.4g} ms is below the physical floor of {floor:.4g} ms"
+        if impossible := self.too_fast(known):
+            self.status, self.reason = "invalid", impossible
         elif held_down := _held_down(self.measurement):
             self.status, self.reason = "invalid", held_down
         elif not pairs.settled:
@@ -193,7 +201,7 @@ class _Work:
             )
         launch_ms = known.get("launch_us", 0.0) / 1e3
         if launch_ms and self.case.task == "layer":
-            self.env["launch_bound"] = time_ms < _LAUNCH_BOUND * launch_ms
+            self.env["launch_bound"] = median(pairs.samples_ms) < _LAUNCH_BOUND * launch_ms
 
     def record(self) -> Record:
         return Record(

@@ -10,13 +10,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
-from csbench.bench.messages import Reply, Request, encode, reply
+from csbench.bench.messages import Ready, Reply, Request, encode, reply
 
 _LAST_BYTES = 4000
 _CHUNK = 1 << 20
+# The worker finds the very package that its parent runs, wherever that came from, and nothing in
+# the current folder stands in its way.
+_ROOT = str(Path(__file__).resolve().parents[2])
+_MAIN = (
+    f"import sys; sys.path = [p for p in sys.path if p] + [{_ROOT!r}]; "
+    "from csbench.bench.worker import main; main()"
+)
+_START = 300.0  # seconds that loading torch may take from a cold disk; no case pays for them
 
 
 class Worker:
@@ -27,7 +36,7 @@ class Worker:
     def __init__(self, device: str, threads: int | None = None) -> None:
         self.device = device
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        command = [sys.executable, "-m", "csbench.bench.worker", device]
+        command = [sys.executable, "-c", _MAIN, device]
         self._process = subprocess.Popen(
             command + ([str(threads)] if threads else []),
             stdin=subprocess.PIPE,
@@ -37,18 +46,21 @@ class Worker:
             env=_environment(threads),
         )
         self._buffer = b""
-        self.deadline: float | None = None
+        self._ready = False
+        self._timeout = self._deadline = float("inf")
 
     def fileno(self) -> int:
         """The pipe with the replies, for select."""
         assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
-    def ask(self, request: Request, timeout: float | None = None) -> None:
-        """Send a request; the worker is overdue after `timeout` seconds. A dead worker is noticed
-        when its replies end.
+    def ask(self, request: Request, timeout: float) -> None:
+        """Send a request; the worker is overdue `timeout` seconds after it can begin with it.
+
+        A dead worker is noticed when its replies end.
         """
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(encode(request))
@@ -56,7 +68,7 @@ class Worker:
 
     @property
     def overdue(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return time.monotonic() >= self._deadline + (0.0 if self._ready else _START)
 
     def replies(self) -> Iterator[Reply]:
         """Whole replies that have arrived; raises EOFError when the process has ended."""
@@ -66,9 +78,12 @@ class Worker:
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         for line in lines:
             try:
-                yield reply(line)
+                message = reply(line)
             except msgspec.DecodeError:
                 raise EOFError from None  # garbled: as good as crashed
+            if isinstance(message, Ready):
+                self._ready, self._deadline = True, time.monotonic() + self._timeout
+            yield message
 
     def end(self, grace: float = 0.0) -> None:
         """Kill the process and everything that it started, after `grace` seconds to end itself."""

@@ -1,8 +1,7 @@
 """A worker process: loads torch once, then plans and measures what its parent asks for.
 
-    python -m csbench.bench.worker DEVICE [THREADS]
-
-Requests come on stdin and replies go to stdout; whatever libraries print goes to stderr.
+Its arguments are DEVICE [THREADS]. Requests come on stdin and replies go to stdout; whatever
+libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -114,7 +113,3 @@ def _requests() -> queue.Queue[Request]:
 
     threading.Thread(target=listen, daemon=True).start()
     return lines
-
-
-if __name__ == "__main__":
-    main()

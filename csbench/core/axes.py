@@ -115,7 +115,9 @@ def _image_size(text: str) -> ImageSize:
 
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise UsageError(unknown("device", text, DEVICES, "(cuda:1 is the second GPU)"))
+        raise UsageError(
+            f"unknown device '{text}'; known: {', '.join(DEVICES)}, and cuda:1 for the second GPU"
+        )
     return text
 
 

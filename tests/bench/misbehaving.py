@@ -1,0 +1,123 @@
+"""Backends that go wrong in one way each: `tests/bench/misbehaving.py:Hangs`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import torch
+from torch import Tensor
+
+from csbench.backends.base import LoweredConv
+from csbench.backends.fake import Fake
+from csbench.core.case import Case
+from csbench.graph.program import Conv
+
+
+class Wrapped(Fake):
+    """Right, until a subclass changes what a layer gives."""
+
+    name = "wrapped"
+    patterns = frozenset({"cs"})
+
+    def lower(self, conv: Conv, case: Case) -> LoweredConv:
+        right = super().lower(conv, case)
+
+        def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
+            return self.change(right(x, residual))
+
+        return LoweredConv(run, right.weight_bytes, 0, "wrapped")
+
+    def change(self, out: Tensor) -> Tensor:
+        return out
+
+
+class OffByALittle(Wrapped):
+    def change(self, out: Tensor) -> Tensor:
+        return out * 1.001
+
+
+class GivesNan(Wrapped):
+    def change(self, out: Tensor) -> Tensor:
+        return torch.where(out == out.max(), torch.nan, out)
+
+
+class LeavesItsOutputUnwritten(Wrapped):
+    def change(self, out: Tensor) -> Tensor:
+        fresh = torch.empty_like(out)
+        fresh[:, 1:] = out[:, 1:]
+        return fresh
+
+
+class GoesWrongLater(Wrapped):
+    """Right for the first check, wrong once it is being timed."""
+
+    calls = 0
+
+    def change(self, out: Tensor) -> Tensor:
+        self.calls += 1
+        return out if self.calls < 30 else out * 1.1
+
+
+class Raises(Wrapped):
+    def change(self, out: Tensor) -> Tensor:
+        raise RuntimeError("kernel launch failed\nwith more lines below")
+
+
+class RunsOutOfMemory(Wrapped):
+    def change(self, out: Tensor) -> Tensor:
+        raise MemoryError("no room for 4 TiB")
+
+
+class Hangs(Wrapped):
+    def change(self, out: Tensor) -> Tensor:
+        threading.Event().wait()
+        return out
+
+
+class Crashes(Wrapped):
+    def change(self, out: Tensor) -> Tensor:
+        os.write(2, b"segmentation violation in kernel 7\n")
+        os.abort()
+
+
+class IsKilled(Wrapped):
+    """As the system does when memory runs out."""
+
+    def change(self, out: Tensor) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return out
+
+
+class Chatters(Wrapped):
+    """Writes to stdout, where the replies to the parent go."""
+
+    def change(self, out: Tensor) -> Tensor:
+        print('{"type": "Done"}', flush=True)
+        os.write(1, b"from C\n")
+        return out
+
+
+class IsMissing(Wrapped):
+    def missing(self, device: str) -> str | None:
+        return "no compiler; install g++"
+
+
+class RunsOneLayerOnly(Wrapped):
+    def why_not(self, conv: Conv, case: Case) -> str | None:
+        return None if conv.name == "first" else "only layers called first"
+
+
+class RunsNoLayer(Wrapped):
+    def why_not(self, conv: Conv, case: Case) -> str | None:
+        return "the weather"
+
+
+class InterruptsItsParent(Wrapped):
+    """Presses Ctrl-C for the user, in the middle of a case."""
+
+    def change(self, out: Tensor) -> Tensor:
+        os.kill(os.getppid(), signal.SIGINT)
+        threading.Event().wait()
+        return out

@@ -1,0 +1,265 @@
+"""A case becomes a record: its status, its proof and its samples, by a scripted clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import torch
+
+from csbench import models
+from csbench.bench import limits
+from csbench.bench.clocks import Run
+from csbench.bench.infer import Bench
+from csbench.bench.messages import Settings
+from csbench.core.axes import Sweep
+from csbench.core.pattern import parse
+from csbench.core.record import Record
+from csbench.core.stop import StopRule
+from csbench.errors import PatternError, UsageError
+from csbench.sparse import checkpoint as checkpoints
+from csbench.sparse.network import sparsify_state
+
+HERE = Path(__file__).parent
+TINY = f"{HERE / 'tiny.py'}:tiny"
+CEILINGS = {"copy_gb_s": 30.0, "fp32_tflop_s": 0.2, "bf16_tflop_s": 0.4}
+
+
+class OrderedClock:
+    """Times by the order in which runs are first seen: the baseline comes before the subject."""
+
+    def __init__(self, *rows: Iterator[float]) -> None:
+        self._waiting = iter(rows)
+        self._rows: dict[Run, Iterator[float]] = {}
+        self._now = 0.0
+
+    def now(self) -> float:
+        return self._now
+
+    def sample(self, run: Run, times: int) -> float:
+        run()
+        if run not in self._rows:
+            self._rows[run] = next(self._waiting)
+        milliseconds = next(self._rows[run])
+        self._now += milliseconds * times / 1e3
+        return milliseconds
+
+
+Measure = Callable[..., list[Record]]
+
+
+@pytest.fixture(autouse=True)
+def no_ceilings_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ceilings", lambda device, env, again=False: CEILINGS)
+
+
+def measure(
+    clock: OrderedClock | None = None, *, stop: StopRule | None = None, **axes: object
+) -> list[Record]:
+    """Records of a sweep over the tiny network, against the fake baseline."""
+    axes = {"model": (TINY,), "pattern": ("cs",), "sparsity": (0.75,), "baseline": ("fake",),
+            "backend": ("fake",)} | axes  # fmt: skip
+    quick = OrderedClock(*(cycle([12.0 + i]) for i in range(9)))
+    bench = Bench("cpu", threads=1, clock=clock or quick)
+    settings = Settings(stop=stop or StopRule(runs=10, warmup=1))
+    return [
+        bench.measure(case, settings, lambda *_: None)
+        for case in bench.plan(Sweep(**axes))  # type: ignore[arg-type]
+    ]
+
+
+def misbehaving(name: str) -> tuple[str]:
+    return (f"{HERE / 'misbehaving.py'}:{name}",)
+
+
+def test_a_case_becomes_a_whole_record() -> None:
+    (record,) = measure()
+    assert (record.status, record.reason) == ("ok", None)
+    assert record.key == record.case.key
+    assert (record.case.pattern, record.case.sparsity) == ("cs:4", 0.75)
+    assert record.measurement is not None and record.check is not None
+    assert len(record.measurement.samples_ms) == len(record.measurement.baseline_samples_ms) == 10
+    assert (record.measurement.mode, record.measurement.cache) == ("eager", "warm")
+    assert 0 < (record.check.relative_error or 0) < 1e-5
+    assert record.prepare_ms is not None and record.prepare_ms > 0
+    assert record.env["threads"] == torch.get_num_threads()
+    assert record.env["ceilings"] == CEILINGS
+
+
+def test_both_sparsities_and_what_ran_in_every_layer() -> None:
+    (record,) = measure()
+    ran = {layer.name: (layer.ran, layer.reason) for layer in record.layers}
+    assert ran == {
+        "stem": ("dense", "the stem: 3 input channels"),
+        "first": ("sparse", None),
+        "second": ("sparse", None),
+        "fc": ("dense", "the classifier"),
+    }
+    assert record.sparsity is not None
+    assert record.sparsity.layers == 0.75
+    pruned, weights = 0.75 * 2 * 16 * 16 * 9, 16 * 3 * 9 + 2 * 16 * 16 * 9 + 160
+    assert record.sparsity.model == pytest.approx(pruned / weights)
+
+
+def test_flops_and_floor_of_a_layer_count_what_was_kept() -> None:
+    sparse, dense = measure(sparsity=(0.75,)), measure(sparsity=(0.0,))
+    by_name = [{layer.name: layer for layer in records[0].layers} for records in (sparse, dense)]
+    assert by_name[1]["first"].flops == 2 * 16 * 16 * 9 * 64
+    assert by_name[0]["first"].flops * 4 == by_name[1]["first"].flops
+    bytes_moved = by_name[1]["first"].bytes + 2 * 16 * 64 * 4
+    floor = max(by_name[1]["first"].flops / 0.2e9, bytes_moved / 30e6)
+    assert by_name[1]["first"].floor_ms == pytest.approx(floor)
+
+
+def test_sparsity_zero_runs_the_sparse_kernel_on_all_weights() -> None:
+    (record,) = measure(sparsity=(0.0,))
+    assert [layer.ran for layer in record.layers] == ["dense", "sparse", "sparse", "dense"]
+    assert record.sparsity is not None and record.sparsity.layers == 0.0
+
+
+def test_table_11s_sparsities_are_the_default() -> None:
+    bench = Bench("cpu")
+    cases = bench.plan(Sweep(model=("resnet20",), pattern=("block:16x16",), backend=("fake",)))
+    assert [case.sparsity for case in cases] == [0, 0.5, 0.75, 0.875, 0.9375]
+    assert {case.baseline for case in cases} == {"onednn"}
+
+
+@pytest.mark.parametrize("name", ["OffByALittle", "GivesNan", "LeavesItsOutputUnwritten"])
+def test_a_wrong_result_carries_no_time(name: str) -> None:
+    (record,) = measure(backend=misbehaving(name))
+    assert record.status == "wrong"
+    assert record.measurement is None
+    assert record.check is not None
+    assert not (record.check.relative_error or math.inf) <= record.check.tolerance
+
+
+def test_a_result_that_goes_wrong_while_timed_carries_no_time() -> None:
+    (record,) = measure(backend=misbehaving("GoesWrongLater"))
+    assert record.status == "wrong"
+    assert record.measurement is None
+
+
+def test_a_wrong_baseline_is_an_error_that_names_it() -> None:
+    (record,) = measure(baseline=misbehaving("OffByALittle"))
+    assert record.status == "error"
+    assert "baseline" in (record.reason or "") and "relative error" in (record.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "reason"),
+    [
+        ("Raises", "error", "RuntimeError: kernel launch failed"),
+        ("RunsOutOfMemory", "oom", "no room for 4 TiB"),
+        ("IsMissing", "unsupported", "no compiler; install g++"),
+        ("RunsNoLayer", "unsupported", "wrapped ran no layer sparse: the weather"),
+    ],
+)
+def test_failure_is_a_record_with_a_status(name: str, status: str, reason: str) -> None:
+    (record,) = measure(backend=misbehaving(name))
+    assert (record.status, record.reason, record.measurement) == (status, reason, None)
+
+
+def test_a_layer_that_cannot_run_falls_back_and_says_why() -> None:
+    (record,) = measure(backend=misbehaving("RunsOneLayerOnly"))
+    assert record.status == "ok"
+    ran = {layer.name: (layer.ran, layer.reason) for layer in record.layers}
+    assert ran["first"] == ("sparse", None)
+    assert ran["second"] == ("dense", "only layers called first")
+
+
+@pytest.mark.parametrize(
+    ("axes", "reason"),
+    [
+        ({"backend": misbehaving("Wrapped"), "pattern": ("unstructured",)}, "runs cs, not uns"),
+        ({"backend": ("cudnn",)}, "cudnn"),
+    ],
+)
+def test_a_backend_that_cannot_run_the_case_is_unsupported(
+    axes: dict[str, object], reason: str
+) -> None:
+    (record,) = measure(**axes)
+    assert record.status == "unsupported"
+    assert reason in (record.reason or "")
+
+
+def test_running_out_of_time_is_noisy_and_keeps_the_samples() -> None:
+    shaky = OrderedClock(cycle([10.0]), *(cycle([10.0, 30.0, 20.0, 15.0]) for _ in range(9)))
+    (record,) = measure(shaky, stop=StopRule(min_time=0.1, max_time=1.0, warmup=0))
+    assert record.status == "noisy"
+    assert "asked for 1 %" in (record.reason or "")
+    assert record.measurement is not None and len(record.measurement.samples_ms) > 10
+
+
+def test_a_time_below_the_physical_floor_is_refused() -> None:
+    (record,) = measure(OrderedClock(*(cycle([1e-6]) for _ in range(9))))
+    assert record.status == "invalid"
+    assert "below the physical floor" in (record.reason or "")
+
+
+def test_the_best_dense_time_of_any_precision_is_measured_too() -> None:
+    rows = [cycle([9.0]), cycle([8.0]), cycle([3.0]), cycle([4.0]), cycle([5.0])]
+    (record,) = measure(OrderedClock(*rows))
+    assert record.measurement is not None
+    assert (record.measurement.dense_best, record.measurement.dense_best_ms) == ("fake fp16", 3.0)
+
+
+def test_per_layer_is_a_row_for_each_distinct_convolution_with_the_pattern() -> None:
+    records = measure(task=("infer", "layer"))
+    assert [r.case.task for r in records] == ["infer", "layer", "layer"]  # second adds a residual
+    assert [r.case.layer for r in records] == [None, "first", "second"]
+    assert {r.status for r in records} == {"ok"}
+    assert records[1].measurement is not None
+    assert records[1].measurement.cache == "cold"
+    assert [layer.name for layer in records[1].layers] == ["first"]
+
+
+def test_dtype_and_batch_reach_the_backend() -> None:
+    (record,) = measure(dtype=("bf16",), batch=(3,))
+    assert record.status == "ok"
+    assert record.check is not None and record.check.tolerance == 1e-2
+    assert {x.name: x.flops for x in record.layers}["first"] == 3 * 2 * 16 * 4 * 9 * 64
+
+
+@pytest.fixture
+def pruned(tmp_path: Path) -> str:
+    """A checkpoint of the tiny network, pruned to cs:4."""
+    state, _ = sparsify_state(models.build(TINY).state_dict(), parse("cs:4"))
+    path = tmp_path / "pruned.safetensors"
+    checkpoints.save(path, state, {})
+    return str(path)
+
+
+def test_the_pattern_of_a_checkpoint_is_detected(pruned: str) -> None:
+    (record,) = measure(checkpoint=(pruned,), pattern=(), sparsity=())
+    assert (record.case.pattern, record.case.sparsity) == ("cs:4", 0.75)
+    assert record.case.checkpoint.path == pruned
+    assert record.case.checkpoint.sha256 is not None
+    assert record.status == "ok"
+
+
+def test_a_pattern_that_a_checkpoint_breaks_is_refused_with_the_place(pruned: str) -> None:
+    with pytest.raises(PatternError, match=r"first.*nm|first at"):
+        measure(checkpoint=(pruned,), pattern=("nm:1:4",), sparsity=())
+
+
+def test_a_checkpoint_takes_no_sparsity(pruned: str) -> None:
+    with pytest.raises(UsageError, match="leave --sparsity out"):
+        measure(checkpoint=(pruned,), sparsity=(0.5,))
+
+
+def test_a_pattern_that_no_layer_can_carry_is_refused() -> None:
+    with pytest.raises(PatternError, match=r"no layer of .* can carry block:64x64"):
+        measure(pattern=("block:64x64",))
+
+
+def test_the_same_weights_and_inputs_every_time() -> None:
+    errors = [measure()[0].check for _ in range(2)]
+    assert errors[0] == errors[1]
+
+
+def test_an_unknown_pattern_has_no_backend() -> None:
+    with pytest.raises(UsageError, match="no backend runs pattern 'ovw'"):
+        measure(pattern=("ovw:4",), backend=())

@@ -1,0 +1,124 @@
+"""Workers that crash, hang, chatter or are killed: that is one case's status, the rest goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csbench.bench.messages import Settings
+from csbench.bench.progress import Reporter
+from csbench.bench.runner import Runner
+from csbench.core.axes import Sweep
+from csbench.core.case import Case
+from csbench.core.record import Record
+from csbench.core.stop import StopRule
+from csbench.errors import UsageError
+
+HERE = Path(__file__).parent
+TINY = f"{HERE / 'tiny.py'}:tiny"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ceilings already measured, so that no worker measures this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CSBENCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def backend(name: str) -> str:
+    return f"{HERE / 'misbehaving.py'}:{name}"
+
+
+def case(name: str) -> Case:
+    return Case(
+        model=TINY, pattern="cs:4", sparsity=0.75, backend=backend(name), baseline="fake",
+        device="cpu", input=(3, 8, 8),
+    )  # fmt: skip
+
+
+def quiet_runner(timeout: float = 120.0) -> Runner:
+    settings = Settings(stop=StopRule(runs=2, warmup=0, timeout=timeout), rtol=1e-3, threads=1)
+    return Runner(["cpu"], settings, Reporter(quiet=True))
+
+
+def statuses(records: list[Record]) -> list[tuple[str, str]]:
+    return [(r.case.backend.rpartition(":")[2], r.status) for r in records]
+
+
+def test_a_case_that_kills_its_worker_is_a_status_and_the_next_case_is_measured() -> None:
+    names = ("Chatters", "Crashes", "IsKilled", "Wrapped")
+    with quiet_runner() as runner:
+        records = list(runner.measure([case(name) for name in names]))
+    assert [r.case.backend.rpartition(":")[2] for r in records] == list(names)
+    chatted, crashed, killed, healthy = records
+    assert crashed.status == "error"
+    assert "SIGABRT" in (crashed.reason or "")
+    assert "segmentation violation in kernel 7" in (crashed.reason or "")
+    assert killed.status == "oom"
+    assert "SIGKILL" in (killed.reason or "")
+    for record in (chatted, healthy):  # two pairs are few: noisy, but measured
+        assert record.status in ("ok", "noisy"), record.reason
+        assert record.measurement is not None and len(record.measurement.samples_ms) == 2
+    assert crashed.env["torch"] == healthy.env["torch"]  # known from the worker before it died
+
+
+def test_a_hang_ends_at_the_time_limit_and_the_rest_goes_on() -> None:
+    with quiet_runner(timeout=2.0) as runner:
+        hung, healthy = runner.measure([case("Hangs"), case("IsMissing")])
+    assert (hung.status, hung.measurement) == ("timeout", None)
+    assert "--timeout" in (hung.reason or "")
+    assert healthy.status == "unsupported"
+
+
+def test_leaving_the_runner_ends_its_workers() -> None:
+    with quiet_runner() as runner:
+        runner.plan(Sweep(model=(TINY,), backend=("fake",), baseline=("fake",)))
+        pid = runner._desks[0].worker._process.pid
+        os.kill(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_what_a_worker_refuses_is_the_users_error() -> None:
+    with quiet_runner() as runner:
+        with pytest.raises(UsageError, match="unknown factory"):
+            runner.plan(Sweep(model=(TINY + "y",)))
+        assert runner.plan(Sweep(model=(TINY,), backend=("fake",)))  # it still answers
+    nowhere = Runner(["cuda:77"], Settings(), Reporter(quiet=True))
+    with nowhere as runner, pytest.raises(UsageError, match="cuda"):
+        runner.plan(Sweep(model=(TINY,)))
+
+
+def test_the_parent_never_loads_torch() -> None:
+    code = (
+        "import sys, csbench.bench.runner, csbench.cli.execute, csbench.core.suite; "
+        "print({'torch', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_worker_does_not_outlive_its_parent() -> None:
+    """The parent is killed outright; its worker sees its stdin end and leaves too."""
+    code = (
+        "import os, signal; from csbench.bench.process import Worker; "
+        "worker = Worker('cpu'); list(worker.replies()); "
+        "print(worker._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    worker = int(done.stdout)
+    status = Path(f"/proc/{worker}/status")
+    if not status.parent.parent.is_dir():
+        pytest.skip("no /proc here")
+    descriptor = os.pidfd_open(worker) if status.exists() else None
+    if descriptor is not None:  # readable as soon as the process has ended
+        import select
+
+        ready, _, _ = select.select([descriptor], [], [], 60)
+        assert ready
