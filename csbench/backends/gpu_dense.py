@@ -1,0 +1,122 @@
+"""One dense fused convolution on a GPU in every way that torch offers, for `cudnn` to choose from.
+
+- `fused`: cuDNN with bias, residual and ReLU in its epilogue;
+- `plain`: cuDNN, then what it does not fuse (a layer without ReLU);
+- `gemm`: a 1x1 convolution in channels-last order as one product by cuBLAS, bias and ReLU in its
+  epilogue. cuBLAS splits long sums over the device, which cuDNN's convolutions do not;
+- `turned`: the first two in the other memory layout, with the conversions there and back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor
+
+from csbench.core.case import Case
+from csbench.graph.program import Conv
+
+Layout = Literal["NCHW", "NHWC"]
+Algorithm = Callable[[Tensor, Tensor | None], Tensor]
+FORMATS: dict[Layout, torch.memory_format] = {
+    "NCHW": torch.contiguous_format, "NHWC": torch.channels_last,
+}  # fmt: skip
+TORCH_DTYPE = {
+    "fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """TF32 on for `tf32` and off for all else, cuDNN's search over all its plans; then as before.
+
+    torch reads these switches when an operation is launched, so every launch stands inside.
+    """
+    tf32 = dtype == "tf32"
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=True, benchmark_limit=0, deterministic=False, allow_tf32=tf32
+    ):
+        matmul.allow_tf32 = tf32
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
+
+
+class DenseConv:
+    """The weights of a layer on the device in one layout, and its algorithms by name."""
+
+    def __init__(self, conv: Conv, dtype: str, device: str, layout: Layout) -> None:
+        self.conv, self.format = conv, FORMATS[layout]
+        kind = TORCH_DTYPE[dtype]
+        self.weight = conv.weight.to(device, kind).contiguous(memory_format=self.format)
+        # Only a shortcut's bias is left out when zero: fold_biases has moved it.
+        moved = conv.activation == "none" and not conv.bias.any()
+        self.bias = None if moved else conv.bias.to(device, kind)
+        self.shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.algorithms: dict[str, Algorithm] = {"plain": self._plain}
+        if conv.activation != "none":
+            self.algorithms["fused"] = self._fused
+        pixels_last = layout == "NCHW" and conv.input_size[1:] != (1, 1)
+        if _is_product(conv) and not pixels_last:
+            self.matrix = self.weight.flatten(1).t()  # a view
+            self.algorithms["gemm"] = self._gemm
+
+    def _plain(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        y = F.conv2d(x, self.weight, self.bias, *self.shape)
+        return self._activate(y if residual is None else y.add_(residual))
+
+    def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        if residual is None:
+            y = torch.cudnn_convolution_relu(x, self.weight, self.bias, *self.shape)
+        else:
+            y = torch.cudnn_convolution_add_relu(
+                x, self.weight, residual, 1.0, self.bias, *self.shape
+            )
+        return y.clamp_(max=6) if self.conv.activation == "relu6" else y
+
+    def _gemm(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        lines = x.permute(0, 2, 3, 1).flatten(0, 2)  # a view of channels-last memory
+        if residual is not None:
+            y = torch.addmm(residual.permute(0, 2, 3, 1).flatten(0, 2), lines, self.matrix)
+            if self.bias is not None:
+                y.add_(self.bias)
+        elif self.bias is None:
+            y = lines @ self.matrix
+        elif self.conv.activation == "none":
+            y = torch.addmm(self.bias, lines, self.matrix)
+        else:
+            y = torch._addmm_activation(self.bias, lines, self.matrix)
+        if self.bias is None or residual is not None or self.conv.activation == "relu6":
+            self._activate(y)
+        return y.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+    def _activate(self, y: Tensor) -> Tensor:
+        """In place."""
+        if self.conv.activation == "relu":
+            return y.relu_()
+        return y.clamp_(0, 6) if self.conv.activation == "relu6" else y
+
+
+def sample(conv: Conv, case: Case, layout: Layout) -> tuple[Tensor, Tensor | None]:
+    """Random activations (x, residual) to time a layer with."""
+    residual = normal(conv.output_size, case, layout) if conv.residual else None
+    return normal(conv.input_size, case, layout), residual
+
+
+def normal(size: tuple[int, int, int], case: Case, layout: Layout) -> Tensor:
+    """A batch of standard normal activations [N, C, H, W]."""
+    generator = torch.Generator(case.device).manual_seed(0)
+    x = torch.randn(case.batch, *size, generator=generator, device=case.device)
+    return x.to(TORCH_DTYPE[case.dtype]).contiguous(memory_format=FORMATS[layout])
+
+
+def _is_product(conv: Conv) -> bool:
+    unit = conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
+    return unit and tuple(conv.weight.shape[2:]) == (1, 1)

@@ -1,0 +1,120 @@
+"""The dense baseline: right in every precision and layout, and nothing leaks out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from csbench.backends.cudnn import Cudnn, fold_biases
+from csbench.backends.gpu_dense import FORMATS, TORCH_DTYPE, DenseConv, precision, sample
+from csbench.graph import reference, trace
+from csbench.graph.program import Program, Step
+from csbench.models import build, calibrate
+from tests.gpu.shapes import AWKWARD, TOLERANCE, case, convolution
+
+SHAPES = {
+    **AWKWARD,
+    "grouped": {"cin": 64, "cout": 64, "kernel": (3, 3), "size": (9, 9), "groups": 64},
+    "stem": {"cin": 3, "cout": 64, "kernel": (7, 7), "size": (32, 32), "stride": 2},
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_algorithm_equals_the_reference(shape: str, dtype: str) -> None:
+    conv = convolution(**SHAPES[shape])
+    for layout in FORMATS:
+        dense = DenseConv(conv, dtype, "cuda", layout)
+        x, residual = sample(conv, case(dtype), layout)
+        expected = reference.convolution(conv, x, residual)
+        for name, algorithm in dense.algorithms.items():
+            with precision(dtype):
+                out = algorithm(x, residual)
+            error = reference.relative_error(out, expected)
+            assert error < TOLERANCE[dtype], (layout, name, error)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", FORMATS)
+def test_lowered_layer_accepts_both_layouts(layout: str) -> None:
+    conv = convolution(64, 64, (3, 3), (14, 14), residual=True)
+    lowered = Cudnn().lower(conv, case())
+    x, residual = sample(conv, case(), layout)
+    error = reference.relative_error(lowered(x, residual), reference.convolution(conv, x, residual))
+    assert error < TOLERANCE["fp32"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_network_equals_the_reference_and_can_be_captured(dtype: str) -> None:
+    model = build("resnet18")
+    calibrate(model, (3, 64, 64))
+    program = trace.trace(model, (3, 64, 64), "resnet18")
+    lowered = Cudnn().lower_network(program, case(dtype, batch=2))
+    x = torch.randn(2, 3, 64, 64, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = lowered(x)
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    error = reference.relative_error(out, reference.run(program, x))
+    assert error < 5 * TOLERANCE[dtype]
+    assert {r.ran for r in lowered.layers} == {"dense"}
+    assert len(lowered.layers) == len(program.convolutions)
+
+
+@pytest.mark.gpu
+def test_tf32_is_on_for_tf32_alone() -> None:
+    conv = convolution(256, 256, (3, 3), (14, 14), sparsity=0.0)
+    x, _ = sample(conv, case(batch=8), "NHWC")
+    expected = reference.convolution(conv, x)
+    error = {}
+    for dtype in ("tf32", "fp32"):
+        out = Cudnn().lower(conv, case(dtype, batch=8))(x)
+        error[dtype] = reference.relative_error(out, expected)
+    assert error["fp32"] < 1e-5 < 1e-4 < error["tf32"]
+
+
+def test_precision_restores_the_switches() -> None:
+    def switches() -> tuple[object, ...]:
+        cudnn = torch.backends.cudnn
+        return (
+            torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark,
+            cudnn.deterministic,
+        )  # fmt: skip
+
+    before = switches()
+    with pytest.raises(ZeroDivisionError), precision("tf32"):
+        assert switches() == (True, True, True, False)
+        raise ZeroDivisionError
+    with precision("fp32"):
+        assert switches()[:2] == (False, False)
+    assert switches() == before
+
+
+def test_shortcut_bias_moves_into_the_layer_that_adds_it() -> None:
+    shortcut = convolution(8, 16, (1, 1), (4, 4), activation="none")
+    main = convolution(8, 16, (3, 3), (4, 4), residual=True, seed=1)
+    steps = (Step(shortcut, (0,), 1, "shortcut"), Step(main, (0, 1), 2, "main"))
+    program = Program("block", (8, 4, 4), steps, 2)
+    moved = fold_biases(program)
+    assert not moved.convolutions[0].bias.any()
+    assert moved.convolutions[1].bias.any()
+    x = torch.randn(2, 8, 4, 4)
+    assert reference.relative_error(reference.run(moved, x), reference.run(program, x)) < 1e-6
+
+
+def test_shortcut_that_is_read_twice_keeps_its_bias() -> None:
+    shortcut = convolution(8, 8, (1, 1), (4, 4), activation="none")
+    main = dataclasses.replace(shortcut, residual=True)
+    steps = (Step(shortcut, (0,), 1, "shortcut"), Step(main, (1, 1), 2, "main"))
+    assert fold_biases(Program("block", (8, 4, 4), steps, 2)).convolutions[0].bias.any()
+
+
+def test_missing_says_what_to_use_instead() -> None:
+    if not torch.cuda.is_available():
+        assert "onednn" in (Cudnn().missing("cuda") or "")
+    assert TORCH_DTYPE["tf32"] is torch.float32
