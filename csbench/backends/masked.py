@@ -8,6 +8,7 @@ from __future__ import annotations
 from csbench.backends import registry
 from csbench.backends.base import Backend, LoweredConv, LoweredNetwork, NetworkBackend
 from csbench.core.case import DTYPES, Case
+from csbench.errors import BackendError
 from csbench.graph.program import Conv, Program
 
 
@@ -20,7 +21,10 @@ class Masked:
     dtypes = frozenset(DTYPES)
 
     def missing(self, device: str) -> str | None:
-        return _dense(device).missing(device)
+        try:
+            return _dense(device).missing(device)
+        except BackendError as error:
+            return str(error)
 
     def why_not(self, conv: Conv, case: Case) -> str | None:
         dense = _dense(case.device)

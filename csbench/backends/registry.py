@@ -108,7 +108,7 @@ def for_pattern(pattern: str, device: str, dtype: str) -> tuple[str, ...]:
     are never among them.
     """
     able = {
-        listed.entry.name: listed.backend.missing(device)
+        listed.entry.name: lack(listed.backend, device)
         for listed in listing()
         if listed.backend is not None
         and listed.entry.name not in NEVER_BY_DEFAULT
@@ -118,6 +118,14 @@ def for_pattern(pattern: str, device: str, dtype: str) -> tuple[str, ...]:
     }
     ready = tuple(name for name, missing in able.items() if missing is None)
     return ready or tuple(able)
+
+
+def lack(backend: Backend, device: str) -> str | None:
+    """What this machine lacks to run it; a plug-in whose own check fails lacks that."""
+    try:
+        return backend.missing(device)
+    except Exception as error:  # third-party code may raise anything
+        return f"its check of {device} fails: {type(error).__name__}: {error}"
 
 
 def dense_baseline(device: str) -> str:

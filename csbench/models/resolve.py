@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from csbench.core.axes import MODELS
 from csbench.errors import ModelError, unknown
 from csbench.models import cifar, mobilenet, resnet, vgg
 
@@ -34,7 +35,6 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "resnet32": cifar.resnet32,
     "resnet18-cifar": cifar.resnet18_cifar,
 }
-CIFAR = ("resnet20", "resnet32", "resnet18-cifar")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class Factory:
 def resolve(name: str) -> Factory:
     """The factory of a model; raises ModelError with the nearest names or how to install."""
     if name in BUILT_IN:
-        size = (3, 32, 32) if name in CIFAR else (3, 224, 224)
-        return Factory(name, BUILT_IN[name], size, own=True)
+        return Factory(name, BUILT_IN[name], MODELS[name], own=True)
     source, colon, target = name.rpartition(":")
     if not colon:
         also = "(or timm:NAME, torchvision:NAME, FILE.py:factory)"

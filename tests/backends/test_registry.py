@@ -25,6 +25,9 @@ class Third:
 class Lacking(Third):
     name = "lacking"
     lacks = "no compiler; install g++"
+class Sick(Third):
+    name = "sick"
+    def missing(self, device): raise OSError("no such library")
 class Half:
     name = "half"
 class Impostor(Third):
@@ -130,6 +133,7 @@ def test_default_backends_of_a_pattern(plug_ins: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(registry, "BUILT_IN", {
         "masked": registry.BUILT_IN["masked"],
         "fake": registry.BUILT_IN["fake"],
+        "cudnn": registry.BUILT_IN["cudnn"],
         "lacking": "thirdparty:Lacking",
     })  # fmt: skip
     assert registry.for_pattern("block", "cpu", "fp32") == ("third",)  # ready ones only
@@ -138,6 +142,11 @@ def test_default_backends_of_a_pattern(plug_ins: Path, monkeypatch: pytest.Monke
     assert registry.for_pattern("cs", "cpu", "fp32") == ()
     (plug_ins / "thirdparty-1.0.dist-info" / "entry_points.txt").write_text("")
     assert registry.for_pattern("block", "cpu", "fp32") == ("lacking",)  # its row says why
+
+
+def test_a_check_that_fails_is_what_is_missing(plug_ins: Path) -> None:
+    sick = registry.get("thirdparty:Sick")
+    assert registry.lack(sick, "cpu") == "its check of cpu fails: OSError: no such library"
 
 
 def test_dense_baselines() -> None:

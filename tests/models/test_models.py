@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from csbench import models
+from csbench.core import axes
 from csbench.errors import ModelError
 
 COUNTS = {
@@ -80,6 +81,7 @@ def test_a_seed_decides_the_weights_and_leaves_the_global_generator_alone() -> N
 
 
 def test_default_inputs() -> None:
+    assert models.names() == tuple(axes.MODELS)  # the names that are known without torch
     assert models.default_input("resnet50") == (3, 224, 224)
     assert models.default_input("resnet20") == (3, 32, 32)
 
