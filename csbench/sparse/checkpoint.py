@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -62,12 +63,13 @@ def save(
     """
     path = target(path)
     notes = {"format": "pt", "csbench": __version__, **metadata}
-    content = safetensors.torch.save(_separate(state), notes)
+    header, tensors = _ordered(safetensors.torch.save(_separate(state), notes))
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.write(header)
+            file.write(tensors)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
@@ -77,7 +79,9 @@ def save(
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(header)
+    digest.update(tensors)
+    return digest.hexdigest()
 
 
 def target(path: str | os.PathLike[str]) -> Path:
@@ -100,6 +104,17 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _ordered(content: bytes) -> tuple[bytes, memoryview]:
+    """Header and tensors of safetensors content, the header's keys in order.
+
+    The library writes metadata in an order that differs from run to run, and with it the hash.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format wants tensors aligned
+    return len(header).to_bytes(8, "little") + header, memoryview(content)[end:]
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -57,8 +57,7 @@ def layers_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def plan(state: Mapping[str, Tensor], spec: PatternSpec, policy: Policy | None = None) -> Plan:
     """What every layer carries under a specification, read from names and shapes alone."""
     policy = policy or Policy()
-    if spec.own_sparsity is not None:
-        spec = spec.at(spec.own_sparsity)
+    spec = _resolved(spec)
     pattern = for_spec(spec)
     last = classifier(state)
     found: Plan = {}
@@ -146,10 +145,10 @@ def detect_state(
     layers = plan(state, spec, policy)
     for name, weight in weights.items():
         pruned = not is_dense(weight)
-        if not pruned and layers[name] == spec and spec != DENSE:
+        if not pruned and isinstance(layers[name], PatternSpec) and spec != DENSE:
             layers[name] = "it has no zeros"
         elif pruned and layers[name] == "the classifier" and _keeps(weight, spec):
-            layers[name] = spec
+            layers[name] = _resolved(spec)
     return spec, layers
 
 
@@ -233,6 +232,11 @@ def _sparse_ones(
         and not is_dense(weight)
         and int(weight.count_nonzero())
     ]
+
+
+def _resolved(spec: PatternSpec) -> PatternSpec:
+    """With every parameter filled in, where the sparsity is known."""
+    return spec if spec.own_sparsity is None else spec.at(spec.own_sparsity)
 
 
 def _keeps(weight: Tensor, spec: PatternSpec) -> bool:

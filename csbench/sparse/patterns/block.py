@@ -66,8 +66,9 @@ class Block(Pattern):
         if self.spec.sparsity is not None:
             return self.spec.sparsity
         nonzero = as_oihw(weight) != 0
-        for spec in _explaining(nonzero, to_blocks(nonzero, *self.size).flatten(2).any(2), self):
-            return spec.sparsity or 0.0
+        spec = _explained(nonzero, to_blocks(nonzero, *self.size).flatten(2).any(2), self)
+        if spec is not None and spec.sparsity is not None:
+            return spec.sparsity
         columns = self.grid(shape_of(weight))[1]
         density = int(nonzero.count_nonzero()) / nonzero.numel()
         return 1 - max(1, math.ceil(density * columns)) / columns
@@ -102,7 +103,9 @@ class Block(Pattern):
                 block = cls(PatternSpec("block", (rows, columns)))
                 if block.why_not(shape_of(nonzero)) is None:
                     used = _pool(grid, rows // SIZES[0], columns // SIZES[0]).flatten(1)
-                    found += _explaining(nonzero, used, block)
+                    spec = _explained(nonzero, used, block)
+                    if spec is not None and int(used.sum(1).max()) <= _usual(used):
+                        found.append(spec)
         return found
 
 
@@ -114,20 +117,25 @@ def _pool(grid: Tensor, rows: int, columns: int) -> Tensor:
     return split.any(4).any(1)
 
 
-def _explaining(nonzero: Tensor, used: Tensor, block: Block) -> list[PatternSpec]:
-    """The block pattern with its sparsity, if balanced blocks account for most of the zeros.
+def _usual(used: Tensor) -> int:
+    """How many blocks most block rows keep; of two numbers as frequent the smaller."""
+    return max(1, int(torch.bincount(used.sum(1)).argmax()))
+
+
+def _explained(nonzero: Tensor, used: Tensor, block: Block) -> PatternSpec | None:
+    """The pattern with its sparsity, if as many blocks in every row account for most of the zeros.
 
     Zeros of the padded edge count with the block that they lie in.
     """
     rows, columns = used.shape
-    most = max(1, int(used.sum(1).max()))
+    most = _usual(used)
     size = math.prod(block.size)
     unused = (rows * columns - int(used.count_nonzero())) * size
     inside = int(nonzero.numel() - nonzero.count_nonzero()) - _valid(nonzero, used, block)
     structural = rows * (columns - most) * size
     if most == columns or structural < EXPLAINED * (unused + inside):
-        return []
-    return [PatternSpec("block", block.spec.parameters, 1 - most / columns)]
+        return None
+    return PatternSpec("block", block.spec.parameters, 1 - most / columns)
 
 
 def _valid(nonzero: Tensor, used: Tensor, block: Block) -> int:

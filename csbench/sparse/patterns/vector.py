@@ -52,23 +52,27 @@ class Vector(Pattern):
         reason = self.why_not(shape_of(weight))
         if reason is not None:
             raise PatternError(f"pattern '{self.spec}' does not fit {list(weight.shape)}: {reason}")
-        broken = self._recovered(weight).broken
-        return self.verdict(weight, from_matrix(broken, shape_of(weight)).reshape(weight.shape))
+        n = self._columns(weight)
+        broken = support.recover(as_matrix(weight) != 0, self.v, n).broken
+        broken = from_matrix(broken, shape_of(weight)).reshape(weight.shape)
+        if broken.any():  # rows that fit into no group: the best mask may lose less of them
+            columns = math.prod(shape_of(weight)[1:])
+            outside = (weight != 0) & ~self.mask(weight, 1 - n / columns)
+            broken = min(broken, outside, key=lambda b: int(b.count_nonzero()))
+        return self.verdict(weight, broken)
 
     def pack(self, weight: Tensor) -> VectorPacked:
         verdict = self.verify(weight)
         if not verdict.ok:
             raise PatternError(verdict.describe())
-        return VectorPacked.pack(weight, self.v, self._recovered(weight).permutation)
+        rows_of = support.recover(as_matrix(weight) != 0, self.v, self._columns(weight))
+        return VectorPacked.pack(weight, self.v, rows_of.permutation)
 
-    def _recovered(self, weight: Tensor) -> support.Grouping:
-        nonzero = as_matrix(weight) != 0
-        n = (
-            support.usual_count(nonzero)
-            if self.spec.sparsity is None
-            else kept(nonzero.shape[1], self.spec.sparsity)
-        )
-        return support.recover(nonzero, self.v, n)
+    def _columns(self, weight: Tensor) -> int:
+        """How many columns a group keeps: by the sparsity, or as most rows do."""
+        if self.spec.sparsity is None:
+            return support.usual_count(as_matrix(weight) != 0)
+        return kept(math.prod(shape_of(weight)[1:]), self.spec.sparsity)
 
     def padding(self, shape: Shape) -> int:
         return -shape[0] % self.v * math.prod(shape[1:])
