@@ -1,0 +1,45 @@
+"""`block-original`: block-sparse convolution by kernels of csbench's own, on CPUs and on GPUs."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from csbench.backends.base import LoweredConv
+from csbench.core.case import Case
+from csbench.graph.program import Conv
+
+
+class BlockOriginal:
+    """Blocks of R x C at one tap; compiled C++ on a CPU, CUDA C++ on a GPU."""
+
+    name = "block-original"
+    patterns = frozenset({"block"})
+    devices = frozenset({"cpu", "cuda"})
+
+    def __init__(self) -> None:
+        gpu = {"tf32", "fp16", "bf16"} if torch.cuda.is_available() else set()
+        self.dtypes = frozenset({"fp32"} | gpu)
+
+    def missing(self, device: str) -> str | None:
+        problem: str | None = _kernels(device).missing()
+        return problem
+
+    def why_not(self, conv: Conv, case: Case) -> str | None:
+        reason: str | None = _kernels(case.device).why_not(conv, case)
+        return reason
+
+    def lower(self, conv: Conv, case: Case) -> LoweredConv:
+        lowered: LoweredConv = _kernels(case.device).lower(conv, case)
+        return lowered
+
+
+def _kernels(device: str) -> ModuleType:
+    if device.partition(":")[0] == "cpu":
+        from csbench.backends import cpu_block
+
+        return cpu_block
+    from csbench.backends import gpu_block
+
+    return gpu_block
