@@ -31,9 +31,8 @@ Argument = Tensor | int | float | None | ctypes.Structure | ctypes.Array | Any  
 Dim = int | Sequence[int]
 
 # From cuda.h: CUfunction_attribute and CUlaunchAttributeID.
-_MAX_DYNAMIC_SHARED, _NON_PORTABLE_CLUSTER = 8, 14
+_STATIC_SHARED, _MAX_DYNAMIC_SHARED, _NON_PORTABLE_CLUSTER = 1, 8, 14
 _COOPERATIVE, _CLUSTER, _PROGRAMMATIC = 2, 4, 6
-_STATIC_SHARED_LIMIT = 48 * 1024
 
 
 class _Attribute(ctypes.Structure):
@@ -61,7 +60,8 @@ class Kernel:
             driver().cuModuleGetFunction(byref(self._handle), module.handle, name.encode()),
             f"looking up kernel '{name}'",
         )
-        self._shared = _STATIC_SHARED_LIMIT
+        # Without a higher limit, dynamic and static shared memory together get 48 KiB.
+        self._shared = 48 * 1024 - self.attribute(_STATIC_SHARED)
 
     def prepare(self, *, shared: int = 0, large_clusters: bool = False) -> Kernel:
         """Raise the limits that launches need: dynamic shared memory, clusters above 8 blocks."""
@@ -146,6 +146,23 @@ class Module:
             with torch.cuda.device(self.device):
                 self._kernels[name] = Kernel(self, name)
         return self._kernels[name]
+
+    def read_int(self, name: str) -> int:
+        """A global `int` of the module (declared extern "C" __device__)."""
+        address, size, value = c_void_p(), c_size_t(), c_int()
+        doing = f"reading '{name}' of a kernel module"
+        _check(
+            driver().cuModuleGetGlobal_v2(byref(address), byref(size), self.handle, name.encode()),
+            doing,
+        )
+        _check(driver().cuMemcpyDtoH_v2(byref(value), address, c_size_t(4)), doing)
+        return value.value
+
+
+@functools.cache
+def source(name: str) -> str:
+    """Text of a kernel file that stands beside this one."""
+    return (Path(__file__).parent / name).read_text()
 
 
 def load(

@@ -1,0 +1,199 @@
+"""Weights of the latency kernels, and the order of channels that they are made for."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+ROW_PADDING = 128  # rows of the widest tile: scale and bias are readable that far
+STEP = 32  # channels of one step along K
+_PEAK = 256.0  # rows are scaled so that their largest weight lies in [256, 512)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where the channels of a tensor stand when one of every `m` is kept (m = 1: dense).
+
+    Groups of Cin / M channels apart come in sets; a set is `run` steps of 32 channels. A step
+    holds, for each of 8 groups (16 when m = 2), neighbouring candidates as (even, odd) pairs. With
+    fewer than 8 groups (a power of two) a step holds more candidates of each instead. Places that
+    no channel takes are padding.
+    """
+
+    channels: int
+    m: int
+
+    @property
+    def groups(self) -> int:
+        return self.channels // self.m
+
+    @property
+    def places(self) -> int:
+        """Groups of one set that a step tells apart."""
+        if self.m <= 2:
+            return 16 if self.m == 2 else STEP
+        few = self.groups in (1, 2, 4) and self.m // 2 >= 2 * (8 // self.groups)
+        return self.groups if few else 8
+
+    @property
+    def run(self) -> int:
+        """Steps of one set, a power of two."""
+        if self.m <= 2:
+            return 1
+        pairs = -(-self.m // 2) * self.places
+        return max(1, 1 << (-(-pairs // 16) - 1).bit_length())
+
+    @property
+    def sets(self) -> int:
+        return -(-self.groups // self.places)
+
+    @property
+    def stored(self) -> int:
+        """Channels with padding."""
+        return self.sets * self.run * STEP
+
+    def sets_for(self, m: int) -> tuple[int, int]:
+        """(sets, steps of one) for a layer that keeps one of every `m`; dense takes each step."""
+        return (self.stored // STEP, 1) if m == 1 else (self.sets, self.run)
+
+    @functools.cached_property
+    def channel(self) -> Tensor:
+        """For each place the channel that stands there, -1 for padding (int64)."""
+        index = torch.arange(self.channels)
+        if self.m == 1:
+            place = index
+        else:
+            candidate, group = index // self.groups, index % self.groups
+            inner = group % self.places * 2 + candidate % 2
+            pair = candidate // 2 * self.places * 2
+            place = group // self.places * self.run * STEP + pair + inner
+        out = torch.full((self.stored,), -1)
+        out[place] = index
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """One layer's weights on the device: a record for every (set, tap) unit and 16 rows."""
+
+    order: Order
+    records: Tensor  # uint8 [units, m16, bytes of a record]
+    scale: Tensor
+    bias: Tensor
+    rows: int
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.records, self.scale, self.bias))
+
+    def blocked(self, rows: int) -> Tensor:
+        """The records by blocks of `rows`, as a block of threads fetches them."""
+        units, m16, size = self.records.shape
+        blocks = -(-m16 * 16 // rows)
+        padded = pad(self.records, (0, 0, 0, blocks * rows // 16 - m16))
+        return padded.view(units, blocks, rows // 16, size).transpose(0, 1).contiguous()
+
+
+def pack_weights(
+    weight: Tensor, bias: Tensor, m: int, split: bool, device: str, *, x_scale: float = 1.0,
+    order: Order | None = None, out_order: Order | None = None,
+) -> Packed:  # fmt: skip
+    """Pack float32 OIHW weights that keep at most one of each group (m = 1: all of them).
+
+    `order` is that of the input (default: the one for `m`; a dense layer takes any), `out_order`
+    that of the output (default: as they come). Rows are divided by a power of two, so that what a
+    half rounds away is no subnormal half; `x_scale` is what the input's halves were multiplied by.
+    """
+    order = order or Order(weight.shape[1], m)
+    if out_order is not None:
+        weight, bias = _take(weight, out_order.channel), _take(bias, out_order.channel)
+    peak = weight.abs().flatten(1).amax(1)
+    exponent = torch.where(peak > 0, torch.floor(torch.log2(peak)), torch.zeros_like(peak))
+    scale = torch.exp2(exponent) / _PEAK
+    m16 = -(-len(weight) // 16)
+    scaled = pad(weight / scale.view(-1, 1, 1, 1), (0, 0) * 3 + (0, m16 * 16 - len(weight)))
+    rows = _take(scaled.flatten(2).permute(1, 0, 2), order.channel)  # [places, rows, taps]
+    rows = rows.permute(1, 2, 0).reshape(m16, 2, 8, rows.shape[2], order.sets, -1)
+    records = _dense(rows, split) if m == 1 else _sparse(rows, Order(order.channels, m), split)
+    return Packed(
+        order, records.to(device), _padded(scale / x_scale).to(device),
+        _padded(bias.float()).to(device), len(weight),
+    )  # fmt: skip
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """Slices by index along the first dimension, zeros where it is -1."""
+    taken = values[index.clamp_min(0)]
+    taken[index < 0] = 0
+    return taken
+
+
+def _dense(rows: Tensor, split: bool) -> Tensor:
+    """[m16, 2, 8, taps, sets, places] -> records: fragments of two m16n8k16 for every step."""
+    m16, _, _, taps, sets, places = rows.shape
+    steps = sets * places // STEP
+    # [m16, row half, row, taps, steps, k16, k half, column pair, 2]
+    words = rows.reshape(m16, 2, 8, taps, steps, 2, 2, 4, 2)
+    planes = _planes(words, split)  # a leading dimension
+    # [steps, taps, m16, plane, k16, (row, pair) = lane, k half, row half, 2]
+    return _bytes(planes.permute(5, 4, 1, 0, 6, 3, 8, 7, 2, 9), steps * taps, m16)
+
+
+def _sparse(rows: Tensor, order: Order, split: bool) -> Tensor:
+    """[m16, 2, 8, taps, sets, places] -> records: kept values, their pairs, and metadata."""
+    m16, _, _, taps, sets, _ = rows.shape
+    # The 16 places of a k-block are 8 columns of (even, odd); at most one of a column's pairs
+    # in all k-blocks is kept, unless columns repeat a group: then one of all its repetitions.
+    pairs = rows.reshape(m16, 2, 8, taps, sets, -1, 8, 2)
+    if order.m == 2:
+        both = pairs.reshape(m16, 2, 8, taps, sets, 16, 2)
+        odd = both.abs().argmax(-1)
+        kept = both.gather(-1, odd.unsqueeze(-1)).squeeze(-1).reshape(*odd.shape[:-1], 2, 4, 2)
+        planes = _planes(kept, split)  # [plane, m16, row half, row, taps, sets, k half, 4, 2]
+        values = _bytes(planes.permute(5, 4, 1, 0, 3, 7, 6, 2, 8), sets * taps, m16)
+        return torch.cat([values, _metadata(odd.reshape(*odd.shape[:-1], 2, 8))], -1)
+    repeats = 8 // min(8, order.places)
+    by_group = pairs.reshape(*pairs.shape[:-2], repeats, 8 // repeats, 2)
+    # candidates of a group in ascending order: (k-block, repetition, odd)
+    flat = by_group.transpose(-2, -1).flatten(-4, -2).reshape(
+        *pairs.shape[:-3], -1, 8 // repeats
+    )  # fmt: skip
+    which = flat.abs().argmax(-2)
+    kept = flat.gather(-2, which.unsqueeze(-2)).squeeze(-2)
+    kept, which = (t.repeat(*[1] * (t.dim() - 1), repeats) for t in (kept, which))
+    columns = (*kept.shape[:-1], 4, 2)
+    planes = _planes(kept.reshape(columns), split)  # [plane, m16, row half, row, taps, sets, 4, 2]
+    values = _bytes(planes.permute(5, 4, 1, 3, 6, 0, 2, 7), sets * taps, m16)
+    choice = (which // 2).to(torch.uint8).reshape(columns).permute(4, 3, 0, 2, 5, 1, 6)
+    meta = _metadata((which % 2).unsqueeze(-2))
+    return torch.cat([values, _bytes(choice, sets * taps, m16), meta], -1)
+
+
+def _metadata(odd: Tensor) -> Tensor:
+    """[m16, row half, row, taps, sets, k half, 8] of 0 or 1 -> bytes of a word for each row.
+
+    Four bits tell where the two kept of four columns stand; 16 bits for row r, then for r + 8.
+    """
+    nibbles = odd[..., 0::2] | (2 | odd[..., 1::2]) << 2
+    halves = (nibbles << torch.tensor([0, 4, 8, 12])).sum(-1)
+    words = (halves[:, 0] | halves[:, 1] << 16).permute(3, 2, 0, 4, 1)  # sets, taps, m16, half, row
+    parts = torch.stack([words >> s & 255 for s in (0, 8, 16, 24)], -1).to(torch.uint8)
+    return _bytes(parts, words.shape[0] * words.shape[1], words.shape[2])
+
+
+def _planes(values: Tensor, split: bool) -> Tensor:
+    hi = values.half()
+    return torch.stack([hi, (values - hi.float()).half()] if split else [hi])
+
+
+def _bytes(parts: Tensor, units: int, m16: int) -> Tensor:
+    return parts.contiguous().view(torch.uint8).reshape(units, m16, -1)
+
+
+def _padded(rows: Tensor) -> Tensor:
+    size = -(-len(rows) // ROW_PADDING) * ROW_PADDING
+    return pad(rows, (0, size - len(rows))).contiguous()
