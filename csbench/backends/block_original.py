@@ -6,9 +6,9 @@ from types import ModuleType
 
 import torch
 
-from csbench.backends.base import LoweredConv
+from csbench.backends.base import LoweredConv, LoweredNetwork
 from csbench.core.case import Case
-from csbench.graph.program import Conv
+from csbench.graph.program import Conv, Program
 
 
 class BlockOriginal:
@@ -33,6 +33,14 @@ class BlockOriginal:
     def lower(self, conv: Conv, case: Case) -> LoweredConv:
         lowered: LoweredConv = _kernels(case.device).lower(conv, case)
         return lowered
+
+    def lower_network(self, program: Program, case: Case) -> LoweredNetwork | None:
+        """On a GPU every layer's tile is chosen inside the network; on a CPU layer by layer."""
+        if case.device.partition(":")[0] == "cpu":
+            return None
+        from csbench.backends import block_network
+
+        return block_network.lower_network(program, case)
 
 
 def _kernels(device: str) -> ModuleType:

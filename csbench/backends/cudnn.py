@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from csbench.backends.base import LoweredConv, LoweredNetwork
+from csbench.backends.chain import chain
 from csbench.backends.gpu_dense import (
     FORMATS,
     TORCH_DTYPE,
@@ -131,27 +132,15 @@ def _turned(
 
 
 class _Network:
-    """A program whose convolutions all keep one layout."""
+    """A program whose activations all keep one layout."""
 
     def __init__(self, program: Program, case: Case, layout: Layout) -> None:
-        self.program, self.case, self.layout = program, case, layout
-        self.lowered = {id(conv): _Layer(conv, case, layout) for conv in program.convolutions}
-        self.last_use = program.last_use()
-
-    @property
-    def layers(self) -> list[_Layer]:
-        return [self.lowered[id(conv)] for conv in self.program.convolutions]
+        self.layers = [_Layer(conv, case, layout) for conv in program.convolutions]
+        self._kind, self._format = TORCH_DTYPE[case.dtype], FORMATS[layout]
+        self._run = chain(program, [layer.run for layer in self.layers])
 
     def run(self, x: Tensor) -> Tensor:
-        x = x.to(TORCH_DTYPE[self.case.dtype]).contiguous(memory_format=FORMATS[self.layout])
-        values = {0: x}
-        for i, step in enumerate(self.program.steps):
-            op = self.lowered[id(step.op)].run if isinstance(step.op, Conv) else step.op
-            values[step.output] = op(*(values[n] for n in step.inputs))
-            for n in set(step.inputs):
-                if self.last_use[n] == i:
-                    del values[n]
-        return values[self.program.result]
+        return self._run(x.to(self._kind).contiguous(memory_format=self._format))
 
 
 def fold_biases(program: Program) -> Program:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv
+from csbench.backends.base import LoweredConv, Run
 from csbench.backends.block_tile import PRECISIONS, Tile, candidates, depths, has_clusters, tiles
 from csbench.backends.gpu_dense import TORCH_DTYPE, sample
 from csbench.core.case import Case
@@ -60,18 +60,20 @@ def block_of(conv: Conv) -> tuple[int, int]:
 def lower(conv: Conv, case: Case) -> LoweredConv:
     """Pack the weight, choose a tile by measurement, and bind it."""
     layer = BlockLayer(conv, case)
-    choices = {str(tile): tile for tile in layer.tiles()}
-    compile_all(choices.values())
-    x, residual = sample(conv, case, "NHWC")
-    chosen = search.fastest(
-        {name: partial(layer.run, tile, x, residual) for name, tile in choices.items()},
-        key=("block.cu", _source_hash(), layer.signature, case.batch),
-    )
+    chosen: dict[Hashable, str] = {layer.signature: ranked(layer, conv, case)[0]}
     return LoweredConv(
-        run=partial(layer.run, choices[chosen]),
+        run=layer.following(chosen),
         weight_bytes=layer.bytes,
-        algorithm=f"block.cu, {chosen}",
+        algorithm=f"block.cu, {chosen[layer.signature]}",
     )
+
+
+def ranked(layer: BlockLayer, conv: Conv, case: Case) -> list[str]:
+    """The names of the layer's tiles from fast to slow, each timed alone."""
+    compile_all(layer.tiles.values())
+    x, residual = sample(conv, case, "NHWC")
+    runs = {name: partial(layer.run, tile, x, residual) for name, tile in layer.tiles.items()}
+    return search.ranking(runs, ("block.cu", source_hash(), layer.signature, case.batch))
 
 
 class BlockLayer:
@@ -86,7 +88,7 @@ class BlockLayer:
         self.positions = case.batch * conv.output_size[1] * conv.output_size[2]
         self.output_size = conv.output_size
         self.values = self._arrange(packed.values).to(case.device, self.dtype)
-        self.blocks = _entries(conv, packed).to(case.device)
+        self.blocks = entries(conv, packed).to(case.device)
         self.row_offsets = packed.row_offsets.to(case.device)
         padded = torch.zeros(self.rows * self.block[0])
         padded[: len(conv.bias)] = conv.bias
@@ -103,11 +105,22 @@ class BlockLayer:
         held = (self.values, self.blocks, self.row_offsets)
         return sum(t.numel() * t.element_size() for t in held)
 
-    def tiles(self) -> list[Tile]:
-        return candidates(
+    @cached_property
+    def tiles(self) -> dict[str, Tile]:
+        """The tiles worth timing, by name."""
+        found = candidates(
             *self.block, self.precision,
             block_rows=self.rows, kept=self.kept, positions=self.positions,
         )  # fmt: skip
+        return {str(tile): tile for tile in found}
+
+    def following(self, chosen: Mapping[Hashable, str]) -> Run:
+        """A callable that runs whatever tile `chosen` names for this layer at that moment."""
+
+        def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
+            return self.run(self.tiles[chosen[self.signature]], x, residual)
+
+        return run
 
     def run(self, tile: Tile, x: Tensor, residual: Tensor | None = None) -> Tensor:
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
@@ -135,10 +148,10 @@ class BlockLayer:
         rows, channels = self.block
         depth = depths(channels, self.precision)[0]
         sliced = values.reshape(-1, rows, channels // depth, depth).transpose(1, 2).contiguous()
-        return _to_tf32(sliced) if self.precision == 1 else sliced
+        return to_tf32(sliced) if self.precision == 1 else sliced
 
 
-def _entries(conv: Conv, packed: BlockPacked) -> Tensor:
+def entries(conv: Conv, packed: BlockPacked) -> Tensor:
     """Per kept block (offset of its first element in a window, tap | channels that exist << 5)."""
     cin, _, width = conv.input_size
     kernel_width, channels = conv.weight.shape[3], packed.block[1]
@@ -149,7 +162,7 @@ def _entries(conv: Conv, packed: BlockPacked) -> Tensor:
     return torch.stack([pixel * cin + channel, tap | present << 5], dim=1).to(torch.int32)
 
 
-def _to_tf32(values: Tensor) -> Tensor:
+def to_tf32(values: Tensor) -> Tensor:
     """Rounded to the ten bits of mantissa that tensor cores read (ties away from zero)."""
     bits = values.contiguous().view(torch.int32)
     return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
@@ -180,5 +193,5 @@ def _source() -> str:
 
 
 @cache
-def _source_hash() -> str:
+def source_hash() -> str:
     return hashlib.sha256(_source().encode()).hexdigest()[:16]

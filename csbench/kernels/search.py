@@ -4,38 +4,85 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from csbench.kernels.cache import cache_dir, write_atomically
 
 Run = Callable[[], object]
+K = TypeVar("K", bound=Hashable)
 
-_chosen: dict[str, str] = {}  # what this process has looked up or measured, by key
+LONG_MS = 4.0  # above this the layers fill the device, and what surrounds them hardly matters
+CALLS = 5  # in one graph, so that the launch of the graph itself weighs little
+_answers: dict[str, Any] = {}  # what this process has looked up or measured, by digest
 
 
-def fastest(candidates: Mapping[str, Run], key: Hashable) -> str:
-    """The name of the candidate that takes least time; remembered under `key`.
+def fastest(candidates: Mapping[str, Run], key: object) -> str:
+    """The name of the candidate that takes least time; see ranking()."""
+    return ranking(candidates, key)[0]
 
-    `key` must name everything that decides the answer but the device and the versions of torch and
-    cuDNN, which are added. A candidate that fails is left out; RuntimeError when all do.
+
+def ranking(candidates: Mapping[str, Run], key: object) -> list[str]:
+    """The names from fast to slow; remembered under `key`, which names what decides the order.
+
+    A candidate that fails is left out; RuntimeError when all do.
     """
-    if len(candidates) == 1:
-        return next(iter(candidates))
-    digest = _digest(key, sorted(candidates))
-    if digest not in _chosen:
+    names = sorted(candidates)
+    if len(names) == 1:
+        return names
+
+    def compute() -> dict[str, float]:
+        return measure(candidates)
+
+    times: dict[str, float] = remembered((key, names), compute)
+    return sorted(times, key=times.__getitem__)
+
+
+def in_context(
+    network: Run, chosen: dict[K, str], alternatives: Mapping[K, Sequence[str]], key: object
+) -> None:
+    """Improve `chosen` in place, one entry at a time, by the time of the whole network.
+
+    A layer alone finds its weights and its code in the caches and overlaps with itself; in a
+    network it does not, and another choice may be better there. `network` reads `chosen` when run.
+    """
+
+    def compute() -> list[str]:
+        best = _network_ms(network)
+        if best > LONG_MS:
+            return list(chosen[layer] for layer in alternatives)
+        for layer, names in alternatives.items():
+            for name in names:
+                before, chosen[layer] = chosen[layer], name
+                time = _network_ms(network) if name != before else best
+                if time < 0.998 * best:
+                    best = time
+                else:
+                    chosen[layer] = before
+        return [chosen[layer] for layer in alternatives]
+
+    listed = [[repr(layer), chosen[layer], list(names)] for layer, names in alternatives.items()]
+    for layer, name in zip(alternatives, remembered((key, listed), compute), strict=True):
+        chosen[layer] = name
+
+
+def remembered(key: object, compute: Callable[[], Any]) -> Any:
+    """compute(), or what it gave before for this key on this device and these libraries (JSON)."""
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    text = repr((key, torch.cuda.get_device_name(), torch.__version__, cudnn))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+    if digest not in _answers:
         path = cache_dir() / "search" / f"{digest}.json"
         if path.exists():
-            _chosen[digest] = json.loads(path.read_text())["chosen"]
+            _answers[digest] = json.loads(path.read_text())["answer"]
         else:
-            times = measure(candidates)
-            _chosen[digest] = min(times, key=times.__getitem__)
-            record = {"key": repr(key), "chosen": _chosen[digest], "milliseconds": times}
+            _answers[digest] = compute()
+            record = {"key": repr(key), "answer": _answers[digest]}
             write_atomically(path, json.dumps(record, indent=1).encode())
-    return _chosen[digest]
+    return _answers[digest]
 
 
 def measure(candidates: Mapping[str, Run], min_ms: float = 0.25) -> dict[str, float]:
@@ -45,7 +92,7 @@ def measure(candidates: Mapping[str, Run], min_ms: float = 0.25) -> dict[str, fl
     failures: list[str] = []
     for name, run in candidates.items():
         try:
-            graphs[name] = _capture(run, stream, pool)
+            graphs[name] = _capture(run, stream, pool, CALLS)
         except RuntimeError as error:  # an algorithm that this shape does not have
             failures.append(f"{name}: {str(error).splitlines()[0]}")
     if not graphs:
@@ -56,20 +103,26 @@ def measure(candidates: Mapping[str, Run], min_ms: float = 0.25) -> dict[str, fl
         times[name] = _milliseconds(graphs[name], stream, 4 * min_ms)
     graphs.clear()
     torch.cuda.empty_cache()
-    return times
+    return {name: time / CALLS for name, time in times.items()}
 
 
-CALLS = 5  # in one graph, so that the launch of the graph itself weighs little
+def _network_ms(run: Run) -> float:
+    stream, pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+    graph = _capture(run, stream, pool, 1)
+    time = _milliseconds(graph, stream, 3.0)
+    graph.reset()
+    torch.cuda.empty_cache()  # a graph's memory is its own until then
+    return time
 
 
-def _capture(run: Run, stream: torch.cuda.Stream, pool: Any) -> torch.cuda.CUDAGraph:
+def _capture(run: Run, stream: torch.cuda.Stream, pool: Any, calls: int) -> torch.cuda.CUDAGraph:
     with torch.cuda.stream(stream):
         run()  # cuDNN's own search and lazy loading happen here
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=pool)
         try:
-            for _ in range(CALLS):
+            for _ in range(calls):
                 run()
         finally:
             graph.capture_end()
@@ -78,11 +131,11 @@ def _capture(run: Run, stream: torch.cuda.Stream, pool: Any) -> torch.cuda.CUDAG
 
 
 def _milliseconds(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, min_ms: float) -> float:
-    """Median time of one call in the graph."""
+    """Median time of one replay."""
     with torch.cuda.stream(stream):
         once = _replay(graph, stream, 1)
         replays = max(1, min(50, round(min_ms / max(once, 1e-3))))
-        return median(_replay(graph, stream, replays) for _ in range(3)) / (CALLS * replays)
+        return median(_replay(graph, stream, replays) for _ in range(3)) / replays
 
 
 def _replay(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, replays: int) -> float:
@@ -94,9 +147,3 @@ def _replay(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream, replays: int
     end.record(stream)
     end.synchronize()
     return float(start.elapsed_time(end))
-
-
-def _digest(key: Hashable, names: list[str]) -> str:
-    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    text = repr((key, names, torch.cuda.get_device_name(), torch.__version__, cudnn))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -31,7 +31,7 @@ def worst_error(conv, dtype: str, tiles=None) -> float:
     with poisoned_memory():
         return max(
             reference.relative_error(layer.run(tile, x, residual), expected)
-            for tile in (tiles or layer.tiles())
+            for tile in (tiles or layer.tiles.values())
         )
 
 
@@ -40,7 +40,7 @@ def worst_error(conv, dtype: str, tiles=None) -> float:
 @pytest.mark.parametrize("shape", AWKWARD)
 def test_every_tile_equals_the_reference(shape: str, dtype: str) -> None:
     conv = convolution(**AWKWARD[shape])
-    gpu_block.compile_all(gpu_block.BlockLayer(conv, case(dtype)).tiles())
+    gpu_block.compile_all(gpu_block.BlockLayer(conv, case(dtype)).tiles.values())
     assert worst_error(conv, dtype) < TOLERANCE[dtype]
 
 
@@ -48,7 +48,7 @@ def test_every_tile_equals_the_reference(shape: str, dtype: str) -> None:
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda b: f"{b[0]}x{b[1]}")
 def test_other_blocks_equal_the_reference(block: tuple[int, int]) -> None:
     conv = convolution(128, 128, (3, 3), (6, 6), block=block, residual=True)
-    tiles = gpu_block.BlockLayer(conv, case()).tiles()
+    tiles = list(gpu_block.BlockLayer(conv, case()).tiles.values())
     assert worst_error(conv, "fp32", tiles[:: max(1, len(tiles) // 6)]) < TOLERANCE["fp32"]
 
 
