@@ -11,14 +11,13 @@ from msgspec.structs import replace
 from csbench.backends import registry
 from csbench.backends.base import Backend
 from csbench.bench.capture import Replay
-from csbench.bench.check import check, passed
+from csbench.bench.check import Gate, passed
 from csbench.bench.clocks import Clock
 from csbench.bench.sampling import sample_alone
 from csbench.bench.subject import Subject
 from csbench.bench.weights import Library
 from csbench.core.case import Case
 from csbench.core.statistics import median
-from csbench.core.tolerance import tolerance
 from csbench.errors import BackendError
 
 # The best dense time of any precision is a side figure: a few samples of each candidate.
@@ -65,7 +64,7 @@ class Baselines:
     def _make(self, case: Case, clock: Clock, seed: int, rtol: float | None) -> Baseline:
         backend = registry.get(case.backend)
         subject = Subject(self._library.dense(case), case)
-        replay, problem = _proved(subject, backend, case, seed, rtol or tolerance(case.dtype))
+        replay, problem = _proved(subject, backend, case, seed, rtol)
         if problem is not None or replay is None:
             raise BackendError(f"baseline {case.baseline}: {problem}")
         best = self._best(case, backend, replay, clock, seed) if case.task == "infer" else None
@@ -79,7 +78,7 @@ class Baselines:
                 continue
             other = replace(case, dtype=dtype)
             subject = Subject(self._library.dense(other), other)
-            replay, problem = _proved(subject, backend, other, seed, tolerance(dtype))
+            replay, problem = _proved(subject, backend, other, seed, None)
             if replay is not None and problem is None:
                 time = median(sample_alone(clock, replay, _SAMPLES))
                 times.append(Best(time, f"{case.backend} {dtype}"))
@@ -87,7 +86,7 @@ class Baselines:
 
 
 def _proved(
-    subject: Subject, backend: Backend, case: Case, seed: int, limit: float
+    subject: Subject, backend: Backend, case: Case, seed: int, rtol: float | None
 ) -> tuple[Replay | None, str | None]:
     """What is timed of a dense subject, or why it cannot be."""
     if (missing := backend.missing(case.device)) is not None:
@@ -99,7 +98,8 @@ def _proved(
         replay = subject.replay(lowered, seed)
     except BackendError as error:
         return None, str(error)
-    found = check(subject.reference, lambda inputs: lowered.run(*inputs), limit, seed)
+    found = Gate(subject.reference, rtol).poisoned(lambda inputs: lowered.run(*inputs), seed)
     if not passed(found):
-        return replay, f"wrong: relative error {found.relative_error:.1e}, allowed {limit:.0e}"
+        off, limit = found.relative_error, found.tolerance
+        return replay, f"wrong: relative error {off:.1e}, allowed {limit:.1e}"
     return replay, None

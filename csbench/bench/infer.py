@@ -17,7 +17,7 @@ from csbench.backends.base import Backend
 from csbench.bench import environment, limits
 from csbench.bench.baseline import Baselines
 from csbench.bench.capture import Replay
-from csbench.bench.check import check, passed
+from csbench.bench.check import Gate, passed
 from csbench.bench.clocks import Clock, CudaClock, HostClock
 from csbench.bench.flush import flusher
 from csbench.bench.memory import in_use, peak_of
@@ -32,7 +32,6 @@ from csbench.core.axes import Sweep
 from csbench.core.case import Case
 from csbench.core.record import Check, LayerReport, Measurement, Record, Status
 from csbench.core.statistics import median
-from csbench.core.tolerance import tolerance
 from csbench.errors import CsbenchError, UsageError
 
 # A row is invalid when the GPU held its clock down in more than this share of its pairs.
@@ -78,7 +77,6 @@ class Bench:
             raise
         except _Outcome as outcome:
             work.status, work.reason = outcome.status, outcome.reason
-            work.check = outcome.check or work.check
         except Exception as error:
             self._baselines.drop()
             work.status, work.reason = _failure(error)
@@ -109,11 +107,10 @@ class Bench:
         )
 
         report("checking")
-        limit = settings.rtol or tolerance(case.dtype)
-        work.check = check(subject.reference, lambda x: lowered.run(*x), limit, settings.seed)
-        _insist_on_right(work.check)
+        gate = Gate(subject.reference, settings.rtol)
+        work.checked(gate.poisoned(lambda x: lowered.run(*x), settings.seed))
         replay = subject.replay(lowered, settings.seed)
-        work.check = _worse(work.check, self._again(subject, replay, limit, settings.seed))
+        work.checked(gate.fresh(replay.fresh, settings.seed))
 
         report("sampling")
         work.env["clocks"] = {"start": environment.clocks(self._nvml)}
@@ -121,7 +118,7 @@ class Bench:
         work.env["clocks"]["end"] = environment.clocks(self._nvml)
         work.env |= {"gpu_during": summary(readings)} if readings else {}
         report("checking again")
-        work.check = _worse(work.check, self._again(subject, replay, limit, settings.seed + 1))
+        work.checked(gate.fresh(replay.fresh, settings.seed + 1))
 
         marked = throttled(readings, pairs.spans)
         work.measurement = Measurement(
@@ -138,12 +135,6 @@ class Bench:
         if work.too_fast(known):
             work.env["ceilings"] = known = limits.ceilings(case.device, self.env, again=True)
         work.judge(pairs, known)
-
-    def _again(self, subject: Subject, replay: Replay, limit: float, seed: int) -> Check:
-        """Compare what is timed with the reference; raises _Outcome when it is wrong."""
-        found = Check(subject.reference.error(replay.fresh, seed), limit)
-        _insist_on_right(found)
-        return found
 
     def _sample(
         self, run: Replay, baseline: Replay, clock: Clock, settings: Settings, report: Report
@@ -176,6 +167,15 @@ class _Work:
     @property
     def cache(self) -> Literal["cold", "warm"]:
         return self.settings.cache or ("cold" if self.case.task == "layer" else "warm")
+
+    def checked(self, found: Check) -> None:
+        """Keep the worst check of all; raises _Outcome when the output is wrong."""
+        if self.check is None or (found.relative_error or 0) >= (self.check.relative_error or 0):
+            self.check = found
+        if not passed(found):
+            self.check = found
+            reason = f"relative error {found.relative_error:.1e}, allowed {found.tolerance:.1e}"
+            raise _Outcome("wrong", reason)
 
     def too_fast(self, known: limits.Ceilings) -> str | None:
         """Why the time is impossible on this device; None when it is not."""
@@ -223,9 +223,9 @@ class _Work:
 class _Outcome(Exception):  # noqa: N818 (no error: a case that came to something else than a time)
     """A case that carries no time, for a reason that is no defect."""
 
-    def __init__(self, status: Status, reason: str, check: Check | None = None) -> None:
+    def __init__(self, status: Status, reason: str) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.check = status, reason, check
+        self.status, self.reason = status, reason
 
 
 def _held_down(measured: Measurement | None) -> str | None:
@@ -280,16 +280,6 @@ def _insist_on_sparse(backend: Backend, layers: Sequence[LayerReport], subject: 
     reasons = Counter(layer.reason for layer in layers if layer.name in carrying)
     usual = reasons.most_common(1)[0][0] if reasons else "no layer carries the pattern"
     raise _Outcome("unsupported", f"{backend.name} ran no layer sparse: {usual}")
-
-
-def _insist_on_right(found: Check) -> None:
-    if not passed(found):
-        reason = f"relative error {found.relative_error:.1e}, allowed {found.tolerance:.0e}"
-        raise _Outcome("wrong", reason, found)
-
-
-def _worse(one: Check, other: Check) -> Check:
-    return max(one, other, key=lambda c: c.relative_error or 0.0)
 
 
 def _clock(case: Case, cache: str) -> Clock:

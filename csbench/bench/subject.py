@@ -39,9 +39,8 @@ class Subject:
     def __init__(self, weights: Weights, case: Case) -> None:
         self.weights, self.case = weights, case
         self.conv = _named(weights, case.layer) if case.task == "layer" else None
-        self.device = torch.device(case.device)
         exact = self._exact_network if self.conv is None else self._exact_layer
-        self.reference = Reference(exact, self._draw, TORCH_DTYPE[case.dtype], self.device)
+        self.reference = Reference(exact, self._draw, case.dtype, torch.device(case.device))
 
     @property
     def convolutions(self) -> tuple[Conv, ...]:
@@ -79,12 +78,12 @@ class Subject:
             for layer in layers
         )
 
-    def _exact_network(self, x: Tensor) -> Tensor:
-        return reference.run(self.weights.program, x)
+    def _exact_network(self, inputs: Inputs, dtype: torch.dtype) -> Tensor:
+        return reference.run(self.weights.program, inputs[0], dtype)
 
-    def _exact_layer(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def _exact_layer(self, inputs: Inputs, dtype: torch.dtype) -> Tensor:
         assert self.conv is not None
-        return reference.convolution(self.conv, x, residual)
+        return reference.convolution(self.conv, *inputs, dtype=dtype)
 
     def _draw(self, seed: int) -> Inputs:
         draw = torch.Generator().manual_seed(seed)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from csbench.models.calibrate import calibrate
-from csbench.models.initialise import initialise
+from csbench.models.initialise import initialise, soften
 from csbench.models.resolve import BUILT_IN, Factory, ImageSize, resolve
 
 __all__ = ["Factory", "ImageSize", "build", "calibrate", "default_input", "names", "resolve"]
@@ -39,4 +39,6 @@ def build(name: str, *, seed: int = 0, num_classes: int | None = None) -> nn.Mod
         return model.eval()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return factory(num_classes).eval()
+        model = factory(num_classes).eval()
+    soften(model)
+    return model
