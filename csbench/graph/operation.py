@@ -51,6 +51,11 @@ class Leaf:
             setattr(self._module, "inplace", False)  # noqa: B010 (torch types it as a module)
         self._copies: dict[tuple[torch.dtype, torch.device], nn.Module] = {}
 
+    @property
+    def module(self) -> nn.Module:
+        """The module that is called, for backends that have a kernel of their own for it."""
+        return self._module
+
     def __call__(self, x: Tensor, *rest: Any, **options: Any) -> Any:
         key = (x.dtype, x.device)
         if key not in self._copies:

@@ -1,0 +1,308 @@
+"""The wgmma kernels: the packed weights decode on a CPU, and results match float64 on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from csbench.backends import gpu_cs_throughput
+from csbench.backends.gpu_cs_throughput_layer import Layer, Stem, kind_of
+from csbench.core.case import Case
+from csbench.core.pattern import PatternSpec
+from csbench.graph import reference, trace
+from csbench.graph.attach import attach
+from csbench.graph.program import Conv, Program
+from csbench.kernels import cs_wgmma_launch as launch
+from csbench.kernels.cs_wgmma_pack import fits_2_4, order, pack, pack_stem, pack_stem_pool
+from csbench.kernels.cs_wgmma_tile import Kind, candidates
+from csbench.models import build, calibrate
+from csbench.sparse.network import sparsify_state
+
+TOLERANCE = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}
+
+
+def complementary(weight: Tensor, m: int) -> Tensor:
+    """The weight with the largest of every M input channels Cin / M apart kept."""
+    cout, cin, kh, kw = weight.shape
+    groups = weight.abs().reshape(cout, m, cin // m, kh, kw)
+    kept = torch.zeros_like(groups).scatter_(1, groups.argmax(1, keepdim=True), 1.0)
+    return weight * kept.reshape(weight.shape)
+
+
+def decode(data: Tensor, sparse: bool) -> Tensor:
+    """What the tensor core reads from one plane of packed bytes, as the PTX ISA describes it:
+    [row blocks, k-steps, bytes] -> [row blocks, k-steps, 64, 64]."""
+    blocks, steps, _ = data.shape
+    width = 64 if sparse else 128
+    stored = data[..., : 64 * width].contiguous().view(torch.float16)
+    out = torch.zeros(blocks, steps, 64, 64, dtype=torch.float64)
+    words = data[..., 64 * width :].contiguous().view(torch.int32).long() & 0xFFFFFFFF
+    for row in range(64):
+        flip = row // 2 % 4 if sparse else row % 8
+        for column in range(width // 2):
+            place = row * width // 2 + ((column // 8) ^ flip) * 8 + column % 8
+            value = stored[..., place].double()
+            if not sparse:
+                out[..., row, column] = value
+                continue
+            step, half = column // 16, column % 16 // 8
+            lane = row % 8 * 4 + step * 2 + half
+            word = words[..., row // 16 * 32 + lane] >> (16 * (row % 16 // 8))
+            index = word >> (4 * (column % 8 // 2) + 2 * (column % 2)) & 3
+            at = (column // 2 * 4 + index)[..., None]
+            out[..., row, :].scatter_add_(-1, at, value[..., None])
+    return out
+
+
+@pytest.mark.parametrize("channels", [16, 48, 64, 192, 36, 30, 17])
+def test_order_is_a_permutation_that_joins_groups(channels: int) -> None:
+    places = order(channels)
+    assert sorted(places[:channels].tolist()) == list(range(channels))
+    assert (places[channels:] == -1).all()
+    for m in (2, 4, 8, 16):
+        if channels % 16 == 0:
+            groups = places[:channels].reshape(-1, m) % (channels // m)
+            assert (groups == groups[:, :1]).all()
+
+
+@pytest.mark.parametrize("m", [2, 4, 8, 16])
+def test_packed_sparse_weights_decode(m: int) -> None:
+    weight = complementary(torch.randn(72, 80, 3, 1), m)
+    packed = pack(weight, sparse=True, planes=1, dtype=torch.float16)
+    dense = pack(weight, sparse=False, planes=1, dtype=torch.float16)
+    assert torch.equal(decode(packed.data, True), decode(dense.data, False))
+    rows = decode(dense.data, False).transpose(1, 2).reshape(128, 3, 128)
+    rows = rows * packed.unscale.double()[:, None, None]
+    expected = weight[order(72)[:72].long()][:, order(80)[:80].long()]
+    got = rows[:72, :, :80].permute(0, 2, 1)[..., None]
+    assert torch.allclose(got, expected.double(), rtol=2**-11, atol=0)
+    assert rows[72:].abs().sum() == 0
+
+
+def test_two_planes_carry_float32() -> None:
+    weight = torch.randn(64, 64, 1, 1)
+    packed = pack(weight, sparse=False, planes=2, dtype=torch.float16)
+    low = packed.data[..., 8192:]
+    total = (decode(packed.data, False) + decode(low, False))[0, 0] * packed.unscale.double()[
+        :, None
+    ]
+    expected = weight[order(64).long()][:, order(64).long(), 0, 0].double()
+    assert (total - expected).abs().max() <= 2.0**-22 * expected.abs().max()
+
+
+def test_only_2_4_is_called_2_4() -> None:
+    weight = torch.randn(32, 64, 1, 1)
+    assert not fits_2_4(weight)
+    assert all(fits_2_4(complementary(weight, m)) for m in (2, 4, 8, 16))
+
+
+def test_stem_fragments_hold_every_weight_once() -> None:
+    weight = torch.randn(64, 3, 7, 7)
+    packed = pack_stem(weight, 2, planes=1, dtype=torch.float16)
+    assert packed.data.shape == (1, 4, 11, 1, 8, 4, 2, 2, 2)
+    # [block, m16, step, plane, row, t, +8 in k, +8 in row, pair] -> rows x k
+    rows = packed.data.double().permute(0, 1, 7, 4, 2, 6, 5, 8, 3).reshape(64, 176)
+    rows = rows * packed.unscale.double()[:, None]
+    runs = rows[:, :168].reshape(64, 7, 24)[..., :21].reshape(64, 7, 7, 3).permute(0, 3, 1, 2)
+    assert torch.allclose(runs, weight[order(64).long()].double(), rtol=2**-11, atol=0)
+
+
+def test_core_matrices_hold_every_weight_once() -> None:
+    weight = torch.randn(64, 3, 7, 7)
+    packed = pack_stem_pool(weight, planes=1, dtype=torch.float16)
+    assert packed.data.shape == (1, 1, 14, 2, 8, 8, 8)
+    # [block, plane, step, +8 in k, m8, row, k] -> rows x kernel row x column x channel
+    rows = packed.data.double().permute(0, 1, 4, 5, 2, 3, 6).reshape(64, 7, 8, 4)
+    rows = rows * packed.unscale.double()[:, None, None, None]
+    taps = rows[:, :, :7, :3].permute(0, 3, 1, 2)
+    assert torch.allclose(taps, weight[order(64).long()].double(), rtol=2**-11, atol=0)
+    assert rows[:, :, 7].abs().sum() == 0
+    assert rows[..., 3].abs().sum() == 0
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("planes", [1, 2])
+def test_every_layer_has_a_tile(sparse: bool, planes: int) -> None:
+    for blocks in (1, 2, 3, 4, 16):
+        for tile in candidates(Kind(sparse, planes), blocks, 9).values():
+            assert tile.shared(Kind(sparse, planes)) * tile.blocks <= 232448
+        assert candidates(Kind(sparse, planes), blocks, 9)
+
+
+# ---- on a GPU
+
+hopper = pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9,
+    reason="needs a Hopper GPU",
+)
+
+
+def case(dtype: str, batch: int) -> Case:
+    return Case(
+        task="layer", model="m", pattern="cs", sparsity=0.5, backend="cs", baseline="cudnn",
+        device="cuda", dtype=dtype, batch=batch,
+    )  # fmt: skip
+
+
+def layer(
+    cin: int, cout: int, size: tuple[int, int], kernel: int = 1, stride: int = 1, m: int = 2,
+    residual: bool = False, relu: bool = True, dilation: int = 1,
+) -> Conv:  # fmt: skip
+    padding = kernel // 2 * dilation
+    reach = (kernel - 1) * dilation + 1
+    out = tuple((s + 2 * padding - reach) // stride + 1 for s in size)
+    weight = torch.randn(cout, cin, kernel, kernel) * (2 / (cin * kernel**2)) ** 0.5
+    return Conv(
+        name="layer", weight=complementary(weight, m), bias=torch.randn(cout),
+        stride=(stride, stride), padding=(padding, padding), dilation=(dilation, dilation),
+        groups=1, activation="relu" if relu else "none", residual=residual,
+        input_size=(cin, *size), output_size=(cout, out[0], out[1]),
+        pattern=PatternSpec("cs", (m,)),
+    )  # fmt: skip
+
+
+AWKWARD = [
+    (3, layer(64, 128, (7, 7))),
+    (3, layer(48, 80, (7, 5), kernel=3, residual=True)),
+    (3, layer(128, 256, (15, 13), kernel=3, stride=2, relu=False)),
+    (2, layer(256, 512, (14, 14), stride=2, m=4, relu=False)),
+    (3, layer(512, 512, (7, 7), kernel=3, m=16, residual=True)),
+    (5, layer(192, 320, (9, 9), residual=True, m=8)),
+    (9, layer(64, 64, (20, 20), kernel=3, residual=True)),
+    (1, layer(32, 64, (11, 30), kernel=5, stride=3, dilation=2)),
+    (16, layer(2048, 1000, (1, 1), relu=False)),
+    # More tiles than multiprocessors: buffers are used again and again.
+    (16, layer(64, 256, (56, 56), relu=False)),
+    (16, layer(64, 256, (56, 56), m=4, residual=True)),
+    (40, layer(64, 64, (33, 35), kernel=3)),
+]
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Memory from torch.empty holds NaN, so that an element nobody writes is noticed."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
+@hopper
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("batch", "conv"),
+    AWKWARD,
+    ids=lambda v: v if isinstance(v, int) else "x".join(map(str, v.weight.shape)),
+)
+def test_every_tile_on_awkward_shapes(poisoned: None, batch: int, conv: Conv, dtype: str) -> None:
+    x = torch.randn(batch, *conv.input_size).relu()
+    residual = torch.randn(batch, *conv.output_size) if conv.residual else None
+    expected = reference.convolution(conv, x, residual)
+    one = torch.ones((), device="cuda")
+    for sparse in (True, False):
+        kind = kind_of(dtype, sparse)
+        made = Layer(conv, kind, "cuda", (64.0, 8.0, 32.0) if kind.planes == 2 else (1, 1, 1))
+        gains = [one * s for s in ((64, 8, 32) if kind.planes == 2 else (1, 1, 1))]
+        packed = launch.pack(x.cuda(), kind, gains[0])
+        added = None if residual is None else launch.pack(residual.cuda(), kind, gains[1])
+        for name, tile in made.tiles.items():
+            results = [made.run_with(tile, packed, added) for _ in range(2)]
+            out = launch.unpack(results[0], len(conv.bias), kind, gains[2], torch.float32)
+            error = reference.relative_error(out, expected)
+            assert error < TOLERANCE[dtype], f"{name}, sparse {sparse}: {error:.1e}"
+            assert torch.equal(results[0], results[1]), f"{name}: not the same twice"
+
+
+@pytest.mark.gpu
+@hopper
+@pytest.mark.parametrize("dtype", ["fp32", "tf32", "fp16", "bf16"])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+def test_lowered_layer(dtype: str, memory: torch.memory_format, size: float) -> None:
+    conv = layer(64, 96, (10, 9), kernel=3, m=4, residual=True)
+    if dtype in ("fp16", "bf16") and size > 1:
+        pytest.skip("beyond the precision's own range")
+    lowered = gpu_cs_throughput.lower(conv, case(dtype, 4))
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype, torch.float32)
+    x = (torch.randn(4, *conv.input_size) * size).to(kind)
+    residual = (torch.randn(4, *conv.output_size) * size).to(kind)
+    arguments = [t.cuda().contiguous(memory_format=memory) for t in (x, residual)]
+    out = lowered(*arguments)
+    assert out.dtype == kind
+    expected = reference.convolution(conv, x, residual)
+    assert reference.relative_error(out, expected) < TOLERANCE[dtype]
+
+
+FIRST = [
+    (3, 3, 64, (45, 61), 7, 2, True),
+    (2, 4, 80, (38, 130), 5, 2, True),
+    (70, 3, 64, (64, 96), 7, 2, True),
+    (3, 3, 64, (45, 61), 7, 2, False),
+    (2, 3, 64, (50, 33), 3, 1, False),
+    (40, 2, 32, (66, 70), 3, 2, False),
+]
+
+
+@pytest.mark.gpu
+@hopper
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(("batch", "cin", "cout", "size", "kernel", "stride", "pool"), FIRST)
+def test_first_layers(
+    poisoned: None, batch: int, cin: int, cout: int, size: tuple[int, int], kernel: int,
+    stride: int, pool: bool, dtype: str,
+) -> None:  # fmt: skip
+    conv = layer(cin, cout, size, kernel, stride, m=1)
+    x = torch.randn(batch, *conv.input_size)
+    expected = reference.convolution(conv, x)
+    if pool:
+        expected = torch.nn.functional.max_pool2d(expected, 3, 2, 1)
+    kind = kind_of(dtype, sparse=False)
+    gain, scale = (64.0, 16.0) if kind.planes == 2 else (1.0, 1.0)
+    stem = Stem(conv, kind, "cuda", gain, scale, pool)
+    for memory in (torch.contiguous_format, torch.channels_last):
+        packed = stem.run(x.cuda().contiguous(memory_format=memory))
+        again = stem.run(x.cuda().contiguous(memory_format=memory))
+        one = torch.tensor(scale, device="cuda")
+        out = launch.unpack(packed, cout, kind, one, torch.float32)
+        assert reference.relative_error(out, expected) < TOLERANCE[dtype]
+        assert torch.equal(packed, again)
+
+
+@pytest.mark.gpu
+@hopper
+def test_overflow_is_never_silent() -> None:
+    """Beyond the calibrated range numbers become infinite or NaN, through ReLU and later layers."""
+    conv = layer(64, 64, (8, 8))
+    made = Layer(conv, kind_of("fp32", sparse=True), "cuda", (1.0, 1.0, 1.0))
+    one = torch.ones((), device="cuda")
+    packed = launch.pack(torch.full((2, 64, 8, 8), 1e5, device="cuda"), made.kind, one)
+    out = launch.unpack(made.run(packed), 64, made.kind, one, torch.float32)
+    assert not torch.isfinite(out).any()
+
+
+def sparse_program(m: int) -> Program:
+    model = build("resnet18", seed=3, num_classes=10)
+    calibrate(model, (3, 64, 64))
+    state, plan = sparsify_state(model.state_dict(), PatternSpec("cs", (m,)))
+    model.load_state_dict(state)
+    carried = {name: spec for name, spec in plan.items() if isinstance(spec, PatternSpec)}
+    return attach(trace(model, (3, 64, 64), "resnet18"), carried)
+
+
+@pytest.mark.gpu
+@hopper
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("m", [2, 16])
+def test_whole_network(dtype: str, m: int) -> None:
+    program = sparse_program(m)
+    network = gpu_cs_throughput.lower_network(program, case(dtype, 5))
+    assert network is not None
+    assert {report.name for report in network.layers} == {c.name for c in program.convolutions}
+    assert [r.name for r in network.layers if r.ran == "dense"] == ["conv1", "fc"]
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype, torch.float32)
+    x = torch.randn(5, 3, 64, 64).to(kind)
+    error = reference.relative_error(network(x.cuda()), reference.run(program, x))
+    assert error < {"fp32": 1e-5, "fp16": 1e-2, "bf16": 4e-2}[dtype]
