@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from csbench.core.training import TrainSettings
+
 Task = Literal["infer", "train-step", "layer"]
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
 
@@ -23,7 +25,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A backend on a model at one sparsity, against one baseline, on one device.
 
     `pattern` is the family (`block:32x32`, `cs`); `sparsity` a fraction; `input` is (C, H, W);
-    `layer` names the convolution when `task` is "layer".
+    `layer` names the convolution when `task` is "layer". `training` belongs to "train-step" alone
+    (there `backend` is the scheme) and is left out of other cases, so that their keys stay.
     """
 
     task: Task = "infer"
@@ -38,6 +41,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     input: tuple[int, int, int] = (3, 224, 224)
     checkpoint: CheckpointRef = CheckpointRef()
     layer: str | None = None
+    training: TrainSettings | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def key(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from csbench.core.case import Case
+from csbench.core.training import TrainingReport
 
 SCHEMA = 1  # 1: first version
 
@@ -74,4 +75,5 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     sparsity: Sparsity | None = None
     prepare_ms: float | None = None
     peak_bytes: int | None = None
+    training: TrainingReport | msgspec.UnsetType = msgspec.UNSET  # of the task "train-step"
     env: dict[str, Any] = {}

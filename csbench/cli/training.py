@@ -1,0 +1,155 @@
+"""What `train-time` and training suites do alike: plan, measure, save, print the tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import click
+import msgspec
+
+from csbench.bench.progress import Reporter
+from csbench.core.case import Case
+from csbench.core.outcome import exit_code
+from csbench.core.pattern import parse_sparsity
+from csbench.core.record import Record
+from csbench.core.stop import StopRule
+from csbench.core.store import DEFAULT, Store, measured_keys
+from csbench.core.training import TrainSettings
+from csbench.errors import CsbenchError, UsageError
+
+# Samples are whole steps, which take long and vary more than a forward pass does.
+STOP = StopRule(warmup=2, min_time=2.0, max_time=30.0, max_noise=0.02, timeout=1800.0)
+
+
+def execute(asked: dict[str, Any], measuring: dict[str, Any], output: dict[str, Any]) -> int:
+    """Measure one case for each scheme and batch size and return the exit code."""
+    from csbench.cli.execute import settings
+    from csbench.training.plan import Asked, plan
+
+    how = settings({k: v for k, v in measuring.items() if k not in ("rtol", "cache")}, STOP)
+    own = {k: v for k, v in asked.items() if k in Asked._fields and k not in ("batch", "input")}
+    sparsity = None if asked["sparsity"] is None else parse_sparsity(asked["sparsity"])
+    own |= {"sparsity": sparsity, "ranks": int(os.environ.get("WORLD_SIZE", "0"))}
+    if asked["input"] is not None:
+        own["input"] = asked["input"][0]
+    cases = [
+        plan(Asked(scheme=scheme, batch=batch, **own))
+        for batch in asked["batch"] or (None,)
+        for scheme in _listed(asked["pattern"])
+    ]
+    if asked["save"] is not None and len(cases) > 1:
+        raise UsageError("--save takes one scheme and one batch size; name one of each")
+    return run(cases, asked, how, output)
+
+
+def run(cases: list[Case], asked: dict[str, Any], how: Any, output: dict[str, Any]) -> int:
+    """Measure the cases in this process; the first rank writes and speaks."""
+    from csbench.sparse.checkpoint import target
+    from csbench.training.measure import measure
+    from csbench.training.ranks import join, leave
+    from csbench.training.setup import Options
+
+    if output["dry_run"]:
+        for case in cases:
+            click.echo(f"{case.key}  {title(case)} on {case.device}")
+        return 0
+    options = Options(
+        data=asked["data"], save=None if asked["save"] is None else target(asked["save"]),
+        workers=asked["workers"], seed=asked["seed"], lr=asked["lr"],
+        finetune_lr=asked["finetune_lr"],
+    )  # fmt: skip
+    _threads(how.threads)
+    ranks = join(cases[0].device, how.stop.timeout) if cases else None
+    assert ranks is not None
+    reporter = Reporter(verbose=output["verbose"], quiet=output["quiet"] or not ranks.first)
+    done = measured_keys(output["path"]) if output["resume"] else frozenset()
+    records: list[Record] = []
+    try:
+        for case in cases:
+            if case.key in done:
+                continue
+            reporter.say(title(case))
+            for line in remarks(case):
+                reporter.say(f"  {line}")
+            record = measure(case, options, how.stop, ranks, lambda s: reporter.say(f"  {s}"))
+            records.append(record)
+            if ranks.first:
+                with Store(output["path"]) as store:
+                    store.append(record)
+            if record.reason:
+                reporter.say(f"  {record.status}: {record.reason}")
+            if output["fail_fast"] and record.status in ("oom", "error", "timeout"):
+                break
+    finally:
+        leave(ranks)
+        if ranks.first:
+            _print(records, output, reporter)
+    return exit_code(record.status for record in records)
+
+
+def title(case: Case) -> str:
+    """A training case in a few words."""
+    asked = case.training
+    assert isinstance(asked, TrainSettings)
+    layout = "channels last" if asked.channels_last else "contiguous"
+    ranks = f", {asked.ranks} ranks" if asked.ranks else ""
+    return (
+        f"{case.model} {case.backend} {case.pattern} {100 * case.sparsity:g} % on {asked.dataset} "
+        f"({asked.data}), batch {case.batch}, {case.dtype}, {layout}{ranks}, "
+        f"{asked.epochs} epochs of {asked.steps_per_epoch} steps"
+    )
+
+
+def remarks(case: Case) -> list[str]:
+    """What a reader has to know before the figures: what was chosen for want of a choice."""
+    asked = case.training
+    assert isinstance(asked, TrainSettings)
+    found = []
+    if case.device == "cpu" and asked.dataset == "imagenet":
+        found.append(
+            f"a CPU: batch {case.batch}, not the source's 256 or 32; the projected hours are those "
+            "of this machine at this batch"
+        )
+    if asked.data == "synthetic":
+        found.append("synthetic images, already on the device: reading them is left out")
+    return found
+
+
+def _listed(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    if not all(names):
+        raise UsageError(f"an empty value in --pattern '{text}'; expected a comma list")
+    return list(dict.fromkeys(names))
+
+
+def _threads(count: int | None) -> None:
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def _print(records: Iterable[Record], output: dict[str, Any], reporter: Reporter) -> None:
+    found = list(records)
+    if not found:
+        reporter.say("nothing to measure")
+        return
+    if output["as_json"]:
+        for record in found:
+            click.echo(msgspec.json.encode(record).decode())
+    else:
+        click.echo(_tables(found), nl=False)
+    path = output["path"]
+    named = "" if path == DEFAULT else f" {path}"
+    reporter.say(f"{len(found)} in {path}; next: csbench report{named} --table training-hours")
+
+
+def _tables(records: list[Record]) -> str:
+    from csbench.report.document import render
+
+    try:
+        return render(records)
+    except CsbenchError:
+        return "".join(f"{title(r.case)}: {r.status} {r.reason or ''}\n" for r in records)

@@ -1,0 +1,1 @@
+"""Training with sparsity: schemes that train, a probe that times them, data, many ranks."""

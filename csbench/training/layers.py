@@ -1,0 +1,159 @@
+"""The weights that carry a pattern, as one flat buffer: a mask costs one kernel, not one a layer.
+
+Every parameter becomes a view of the buffer, in the memory order that the network wants
+(contiguous or channels last). In either order a group of N:M or CS is M weights at a fixed stride,
+so that layers of one stride, side by side in the buffer, are masked together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from csbench.core.pattern import PatternSpec
+from csbench.errors import PatternError
+from csbench.sparse.layout import group_geometry, shape_of
+from csbench.sparse.network import Plan, plan
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring layers whose groups of M lie at the same stride."""
+
+    begin: int
+    end: int
+    stride: int
+
+
+class SparseLayers:
+    """Parameters that carry a pattern; `flat` holds them all, `mask` (bool) what is kept."""
+
+    def __init__(self, model: nn.Module, spec: PatternSpec, channels_last: bool = False) -> None:
+        self.spec = spec
+        self.plan: Plan = plan(model.state_dict(), spec)
+        self._channels_last = channels_last
+        named = dict(model.named_parameters())
+        carrying = {
+            f"{name}.weight" if name else "weight": found
+            for name, found in self.plan.items()
+            if isinstance(found, PatternSpec)
+        }
+        if not carrying:
+            name, reason = next(iter(self.plan.items()), ("", "there are no layers"))
+            raise PatternError(f"no layer can carry {spec}: {name}: {reason}")
+        # Layers of one stride side by side; the order of the others stays the network's.
+        self.names = sorted(carrying, key=lambda key: self._stride(named[key]))
+        self.parameters = [named[key] for key in self.names]
+        self.flat = torch.empty(
+            sum(p.numel() for p in self.parameters), device=self.parameters[0].device
+        )
+        self.mask = torch.ones_like(self.flat, dtype=torch.bool)
+        self.masks = self.views(self.mask)
+        with torch.no_grad():
+            for parameter, view in zip(self.parameters, self.views(self.flat), strict=True):
+                view.copy_(parameter)
+                parameter.data = view
+        self._segments = self._joined()
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """A flat tensor of all weights as one tensor a layer, shaped as its parameter."""
+        pieces = torch.split(flat, [p.numel() for p in self.parameters])
+        return [
+            self._shaped(piece, parameter)
+            for piece, parameter in zip(pieces, self.parameters, strict=True)
+        ]
+
+    def choose(self, magnitude: Tensor, n: int) -> None:
+        """Keep the n largest of every group of M by `magnitude` (flat), in the mask."""
+        m = self._group_size
+        for part in self._segments:
+            shape = (-1, m, part.stride)
+            top_n(
+                magnitude[part.begin : part.end].view(shape),
+                n,
+                self.mask[part.begin : part.end].view(shape),
+            )
+
+    @property
+    def kept_of_group(self) -> tuple[int, int]:
+        """(N, M) of an nm or cs pattern."""
+        _, cin, _, _ = shape_of(self.parameters[0])
+        n, m, _ = group_geometry(self.spec, cin)
+        return n, m
+
+    @property
+    def _group_size(self) -> int:
+        return self.kept_of_group[1]
+
+    def _stride(self, parameter: Tensor) -> int:
+        """Elements between two members of a group, in memory; 0 for patterns without groups."""
+        if self.spec.name not in ("nm", "cs"):
+            return 0
+        _, cin, kh, kw = shape_of(parameter)
+        _, m, span = group_geometry(self.spec, cin)
+        return span // m * (1 if self._channels_last else kh * kw)
+
+    def _joined(self) -> list[Segment]:
+        segments: list[Segment] = []
+        begin = 0
+        for parameter in self.parameters:
+            end, stride = begin + parameter.numel(), self._stride(parameter)
+            if segments and segments[-1].stride == stride:
+                segments[-1] = Segment(segments[-1].begin, end, stride)
+            else:
+                segments.append(Segment(begin, end, stride))
+            begin = end
+        return segments
+
+    def _shaped(self, piece: Tensor, parameter: Tensor) -> Tensor:
+        if parameter.ndim != 4 or not self._channels_last:
+            return piece.view(parameter.shape)
+        cout, cin, kh, kw = parameter.shape
+        return piece.view(cout, kh, kw, cin).permute(0, 3, 1, 2)
+
+
+_MOST_PAIRS = 28  # comparisons up to M = 8; beyond, a sort inside the group is cheaper
+
+
+def top_n(magnitude: Tensor, n: int, out: Tensor) -> None:
+    """`out` (bool) marks the n largest along dimension 1 of `[rows, M, stride]`, ties to the first.
+
+    Comparisons of whole slices instead of a sort: M is small and there are many groups.
+    """
+    m = magnitude.shape[1]
+    if n >= m:
+        out.fill_(True)
+    elif n == 1:
+        _largest(magnitude, out)
+    elif math.comb(m, 2) <= _MOST_PAIRS:
+        _by_rank(magnitude, n, out)
+    else:
+        chosen = magnitude.topk(n, dim=1, sorted=False).indices
+        out.fill_(False).scatter_(1, chosen, True)
+
+
+def _largest(magnitude: Tensor, out: Tensor) -> None:
+    slices = magnitude.unbind(1)
+    best, which = slices[0].clone(), torch.zeros_like(slices[0], dtype=torch.uint8)
+    for j, value in enumerate(slices[1:], start=1):
+        which.masked_fill_(value > best, j)
+        torch.maximum(best, value, out=best)
+    members = torch.arange(len(slices), dtype=torch.uint8, device=magnitude.device)
+    torch.eq(which[:, None, :], members[None, :, None], out=out)
+
+
+def _by_rank(magnitude: Tensor, n: int, out: Tensor) -> None:
+    """How many others beat each member; a tie is won by the one that comes first."""
+    slices = magnitude.unbind(1)
+    m = len(slices)
+    beaten = torch.zeros((m, *slices[0].shape), dtype=torch.int8, device=magnitude.device)
+    for i in range(m):
+        beaten[i] += m - 1 - i  # by all that follow, less those that it beats
+        for j in range(i + 1, m):
+            wins = (slices[i] >= slices[j]).view(torch.int8)
+            beaten[i] -= wins
+            beaten[j] += wins
+    torch.lt(beaten.transpose(0, 1), n, out=out)

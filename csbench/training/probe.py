@@ -1,0 +1,209 @@
+"""The probe: short samples of every phase of a schedule, beside dense training in the same run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import torch
+
+from csbench.bench.clocks import Clock
+from csbench.bench.memory import in_use, peak_of
+from csbench.bench.sampling import Pairs, sample_pairs
+from csbench.core.stop import StopRule
+from csbench.core.training import EventReport, HeldOut, PhaseReport, TrainingReport
+from csbench.training.schedule import Phase
+from csbench.training.setup import Setup
+from csbench.training.split import Marks, split
+from csbench.training.step import Trainer, plain_loop
+
+VALIDATION = "validation batch"
+LEFT_OUT = (
+    "start-up, compilation and warm-up", "saving checkpoints", "logging",
+    "what a longer run meets: thermal limits, other jobs, restarts",
+)  # fmt: skip
+_SPLITS = 5  # steps that are taken apart
+_EVENTS, _EVENT_SECONDS = 3, 20.0  # samples of an event, fewer where they take longer
+_HELD_LEAST, _HELD_MOST = 4, 200  # steps of the held-out window
+
+
+class NotFinite(Exception):  # noqa: N818 (an outcome of a case)
+    """The loss is no number any more; the message says in which phase."""
+
+
+class Probe:
+    """Measures one training case; `clock` is read alike by all ranks."""
+
+    def __init__(self, setup: Setup, stop: StopRule, clock: Clock, say: Callable[[str], None]):
+        self._setup, self._stop, self._clock, self._say = setup, stop, clock, say
+        self._source = setup.source()
+        self.pairs: dict[str, Pairs] = {}  # by phase, for the record
+        self.peak_bytes: int | None = None
+
+    def run(self) -> tuple[TrainingReport, Trainer]:
+        """The raw report and the trainer as the schedule's end leaves it."""
+        setup = self._setup
+        self._say("building dense training")
+        baseline, dense_peak = self._baseline()
+        self._say(f"building {setup.case.backend}")
+        device = setup.case.device
+        before = in_use(device)
+        trainer = setup.trainer()
+        self.peak_bytes = peak_of(lambda: trainer.step(self._source.batch()), device, before)
+        sparse = [] if setup.spec.name == "dense" else trainer.scheme.layers.names
+
+        plan = trainer.scheme.phases(setup.steps)
+        events: list[EventReport] = []
+        phases = [self._phase(phase, trainer, baseline, events) for phase in plan]
+        held = self._held_out(trainer, plan, phases)
+        events += self._validation(trainer)
+        report = TrainingReport(
+            recipe=setup.recipe,
+            phases=tuple(phases),
+            events=_joined(events),
+            held_out=held,
+            flops=setup.flops(sparse),
+            loader_ms=self._loader(),
+            dense_peak_bytes=dense_peak,
+            left_out=LEFT_OUT if setup.asked.data == "real" else ("reading images", *LEFT_OUT),
+        )
+        return self._with_ddp(report), trainer
+
+    def _baseline(self) -> tuple[Callable[[], None], int | None]:
+        """The dense step, and its peak memory: for `dense` itself a plain loop's."""
+        setup, device = self._setup, self._setup.case.device
+        before = in_use(device)
+        if setup.spec.name == "dense" and not setup.ranks.launched:
+            step = plain_loop(setup.model(), setup.recipe, setup.how, self._source.batch)
+        else:
+            dense = setup.dense(parallel=setup.ranks.launched)
+            step = self._step(dense)
+        return step, peak_of(step, device, before)
+
+    def _step(self, trainer: Trainer) -> Callable[[], None]:
+        batch = self._source.batch
+        return lambda: trainer.step(batch())
+
+    def _phase(
+        self, phase: Phase, trainer: Trainer, baseline: Callable[[], None],
+        events: list[EventReport],
+    ) -> PhaseReport:  # fmt: skip
+        self._say(f"phase {phase.name}")
+        if phase.updates:
+            took = self._events(lambda: trainer.update_masks(trainer.scheme.sparsity))
+            name = trainer.scheme.event
+            events.append(EventReport(name=name, count=phase.updates, samples_ms=tuple(took)))
+        step = self._step(trainer)
+        pairs = sample_pairs(self._clock, step, baseline, self._stop, seed=self._setup.options.seed)
+        self.pairs[phase.name] = pairs
+        parts = split(self._marked(trainer), self._setup.case.device, _SPLITS)
+        self._insist_on_finite(trainer, phase.name)
+        return PhaseReport(
+            name=phase.name,
+            steps=phase.steps,
+            samples_ms=pairs.samples_ms,
+            dense_samples_ms=pairs.baseline_samples_ms,
+            split=parts,
+            density=phase.density,
+            settled=pairs.settled,
+        )
+
+    def _marked(self, trainer: Trainer) -> Callable[[Marks], None]:
+        def step(marks: Marks) -> None:
+            batch = self._source.batch()
+            marks("data")
+            trainer.step(batch, mark=marks)
+
+        return step
+
+    def _insist_on_finite(self, trainer: Trainer, phase: str) -> None:
+        loss = trainer.last_loss
+        finite = loss is not None and bool(torch.isfinite(loss))
+        # The worst of all ranks, so that all of them leave together.
+        if self._setup.ranks.slowest(0.0 if finite else 1.0):
+            raise NotFinite(
+                f"the loss is not finite in the phase '{phase}' (learning rate "
+                f"{self._setup.recipe.lr:g}); lower it with --lr"
+            )
+
+    def _events(self, work: Callable[[], object]) -> list[float]:
+        """Samples of work that is rare and may be long: at least one."""
+        found: list[float] = []
+        begun = self._clock.now()
+        while len(found) < _EVENTS and (not found or self._clock.now() - begun < _EVENT_SECONDS):
+            found.append(self._clock.sample(work, 1))
+        return found
+
+    def _held_out(
+        self, trainer: Trainer, plan: Sequence[Phase], phases: Sequence[PhaseReport]
+    ) -> HeldOut:
+        """A longer window of real training: the busiest phase, its mask updates included."""
+        updated = {p.name for p in plan if p.updates > 1}
+        chosen = max(reversed(phases), key=lambda p: (p.name in updated, p.steps))
+        mean = sum(chosen.samples_ms) / len(chosen.samples_ms)
+        wanted = 1e3 * self._stop.max_time / 2 / mean
+        steps = max(_HELD_LEAST, min(_HELD_MOST, int(wanted)))
+        every, sparsity = self._setup.asked.interval, trainer.scheme.sparsity
+        due = [chosen.name in updated and i % every == 0 for i in range(steps)]
+        self._say(f"self-check: {steps} steps of the phase {chosen.name}")
+
+        def window() -> None:
+            for update in due:
+                trainer.step(self._source.batch(), sparsity if update else None)
+
+        measured = self._clock.sample(window, 1)
+        self._insist_on_finite(trainer, chosen.name)
+        return HeldOut(phase=chosen.name, steps=steps, events=sum(due), measured_ms=measured)
+
+    def _validation(self, trainer: Trainer) -> list[EventReport]:
+        setup = self._setup
+        batches = setup.dataset.validation_batches(setup.case.batch, setup.ranks.world)
+        if not batches:
+            return []
+        self._say("validation")
+        batch = next(self._source.validation())
+        trainer.evaluate(batch)
+        samples = [self._clock.sample(lambda: trainer.evaluate(batch), 1) for _ in range(_EVENTS)]
+        count = batches * setup.asked.epochs
+        return [EventReport(name=VALIDATION, count=count, samples_ms=tuple(samples))]
+
+    def _loader(self) -> tuple[float, ...]:
+        """What a batch of the loader takes when nothing else runs."""
+        if self._setup.asked.data != "real":
+            return ()
+        found = []
+        for _ in range(2 * _EVENTS):
+            begun = time.perf_counter()
+            self._source.batch()
+            found.append((time.perf_counter() - begun) * 1e3)
+        return tuple(found)
+
+    def _with_ddp(self, report: TrainingReport) -> TrainingReport:
+        """The cost of DistributedDataParallel itself: a dense step with it and without, in turn."""
+        setup = self._setup
+        if not setup.ranks.launched:
+            return report
+        self._say("the cost of DistributedDataParallel")
+        with_ddp, without = setup.dense(parallel=True), setup.dense(parallel=False)
+        pairs = sample_pairs(
+            self._clock, self._step(with_ddp), self._step(without), self._stop,
+            seed=setup.options.seed,
+        )  # fmt: skip
+        return msgspec.structs.replace(
+            report, ddp_ms=pairs.samples_ms, plain_ms=pairs.baseline_samples_ms
+        )
+
+
+def _joined(events: Sequence[EventReport]) -> tuple[EventReport, ...]:
+    """Events of one name as one: counts and samples together."""
+    found: dict[str, EventReport] = {}
+    for event in events:
+        held = found.get(event.name)
+        if held is not None:
+            event = EventReport(
+                name=event.name, count=held.count + event.count,
+                samples_ms=held.samples_ms + event.samples_ms,
+            )  # fmt: skip
+        found[event.name] = event
+    return tuple(found.values())
