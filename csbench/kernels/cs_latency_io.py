@@ -60,8 +60,8 @@ class _Pack(ctypes.Structure):
           ("plane", "image_step", "channel_step", "row_step", "column_step")),
         ("scale", c_float),
         *((n, c_int) for n in (
-            "half", "images", "channels", "height", "width", "window_y", "window_x", "step", "origin_x",
-            "out_height", "out_width", "stride", "octet_fast",
+            "half", "images", "channels", "height", "width", "window_y", "window_x", "step",
+            "origin_x", "out_height", "out_width", "stride", "octet_fast",
         )),
     ]  # fmt: skip
 

@@ -44,13 +44,12 @@ class Tile(NamedTuple):
         return self.wm * self.wn * self.wk * 32
 
 
+# Of 24 shapes measured on every layer of ResNet50 these ten lose 0.1 % to all; the last two are
+# for batches that fill the device by themselves.
 TILES = (
-    Tile(2, 7, 2, 1, 4, 1), Tile(2, 7, 1, 1, 8, 1), Tile(2, 7, 4, 1, 2, 1), Tile(2, 7, 2, 2, 2, 1),
-    Tile(2, 4, 2, 1, 4, 2), Tile(2, 4, 1, 1, 8, 2), Tile(2, 4, 4, 1, 2, 2), Tile(2, 4, 2, 2, 2, 2),
-    Tile(2, 5, 2, 1, 4, 1), Tile(2, 5, 1, 1, 8, 1), Tile(1, 7, 2, 1, 4, 2), Tile(1, 7, 4, 1, 2, 2),
-    Tile(1, 7, 2, 2, 2, 2), Tile(2, 1, 2, 1, 4, 2), Tile(2, 2, 2, 1, 4, 2), Tile(2, 1, 1, 1, 8, 2),
-    Tile(2, 4, 2, 1, 8, 1), Tile(2, 4, 4, 1, 4, 1), Tile(2, 2, 1, 1, 8, 2), Tile(1, 4, 4, 1, 2, 2),
-    Tile(1, 7, 4, 1, 4, 1), Tile(1, 7, 2, 1, 8, 1), Tile(1, 4, 2, 1, 4, 2), Tile(1, 4, 4, 1, 4, 1),
+    Tile(2, 4, 2, 1, 4, 2), Tile(2, 2, 1, 1, 8, 2), Tile(2, 4, 1, 1, 8, 2), Tile(1, 7, 4, 1, 2, 2),
+    Tile(2, 2, 2, 1, 4, 2), Tile(1, 4, 4, 1, 2, 2), Tile(1, 4, 2, 1, 4, 2), Tile(2, 1, 1, 1, 8, 2),
+    Tile(2, 7, 1, 1, 8, 1), Tile(2, 4, 4, 1, 2, 2), Tile(2, 7, 2, 2, 2, 1), Tile(2, 7, 4, 1, 2, 1),
 )  # fmt: skip
 
 
