@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from csbench.core.record import Record
+from csbench.core.training import TrainSettings
 from csbench.errors import UsageError, unknown
 from csbench.report import FORMATS, Format
 from csbench.report.provenance import Source
@@ -20,6 +21,10 @@ _NEEDS = {
     "type: csbench infer --model resnet50 --pattern block",
     "inference": "inference records; type: csbench infer --model resnet50 --pattern block",
     "layers": "layer records; type: csbench infer --model resnet50 --pattern block --per-layer",
+    "scaling": "records of several ranks; type: torchrun --nproc-per-node 2 -m csbench train-time "
+    "--pattern cs",
+    "accuracy": "whole trainings; type: csbench train-time --pattern cs --model resnet20 "
+    "--dataset digits --train",
 }
 
 
@@ -47,7 +52,11 @@ def tables(records: Sequence[Record], table: str = "all") -> list[Table]:
     if not records:
         raise UsageError(f"no records to report; it needs {_NEEDS['inference']}")
     derived, source = rows(records), Source(records)
-    trained = any(row.case.task == "train-step" for row in derived)
+    trained = any(
+        row.case.task == "train-step"
+        and not (isinstance(row.case.training, TrainSettings) and row.case.training.whole)
+        for row in derived
+    )
     names = (
         [table] if table != "all" else [n for n in TABLES if trained or n not in PUBLISHED_ALONE]
     )

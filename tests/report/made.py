@@ -10,6 +10,16 @@ import msgspec
 
 from csbench.core.case import Case, CheckpointRef
 from csbench.core.record import Check, LayerReport, Measurement, Record, Sparsity
+from csbench.core.training import (
+    EpochReport,
+    EventReport,
+    Flops,
+    HeldOut,
+    PhaseReport,
+    Recipe,
+    TrainingReport,
+    TrainSettings,
+)
 from csbench.report import TABLE_NAMES
 from csbench.report.document import render
 
@@ -138,11 +148,87 @@ def layer_records() -> list[Record]:
     ]
 
 
+def probe(scheme: str, pattern: str, ms: float, ranks: int = 0) -> Record:
+    """A probed training scheme: one phase, or a pruning and a fixed one with mask updates."""
+    stages = scheme == "cs"
+    names = ("pruning", "fixed mask") if stages else ("SR-STE",)
+    steps = 120 * 5004
+    phases = tuple(
+        PhaseReport(
+            name=name,
+            steps=steps // len(names),
+            samples_ms=samples(ms, phase=i),
+            dense_samples_ms=samples(100.0, phase=i + 2),
+            split={
+                "data": samples(0.1, count=5), "mask": samples(0.5, count=5),
+                "forward": samples(33.0, count=5), "backward": samples(62.0, count=5),
+                "regulariser": samples(0.0 if stages else 0.4, count=5),
+                "optimiser": samples(ms - 96.0, count=5),
+            },
+            density=0.7 if name == "pruning" else 0.5,
+        )
+        for i, name in enumerate(names)
+    )  # fmt: skip
+    updates = EventReport(name="mask update", count=3001, samples_ms=samples(4.0, count=3))
+    validation = EventReport(name="validation batch", count=23520, samples_ms=samples(30.0))
+    report = TrainingReport(
+        recipe=Recipe(
+            scheme="Pretrain+finetune" if stages else "Training from scratch",
+            method="Gradual pruning" if stages else "Sparse-refined regularization",
+            finetune_lr=0.1 if stages else None,
+            decay=0.0 if stages else 2e-4,
+        ),
+        phases=phases,
+        events=(updates, validation) if stages else (validation,),
+        held_out=HeldOut(
+            phase=names[0], steps=100, events=int(stages), measured_ms=100 * ms * 1.01
+        ),
+        flops=Flops(dense_step=6.3e12, sparsified_step=6.0e12),
+        ddp_ms=samples(101.0) if ranks else (),
+        plain_ms=samples(100.0) if ranks else (),
+        dense_peak_bytes=2**28 - 2**24,
+        left_out=("reading images", "start-up, compilation and warm-up"),
+    )
+    made = record(
+        0.5, ms, 100.0, task="train-step", pattern=pattern, backend=scheme, baseline="dense",
+        batch=256, dtype="bf16",
+        training=TrainSettings(
+            dataset="imagenet", epochs=120, steps_per_epoch=5004, ranks=ranks, channels_last=True
+        ),
+    )  # fmt: skip
+    return msgspec.structs.replace(made, training=report, layers=(), check=None)
+
+
+def whole(scheme: str, pattern: str, sparsity: float, accuracy: float) -> Record:
+    """A training to the end on a small set."""
+    made = record(
+        sparsity, task="train-step", pattern=pattern, backend=scheme, baseline="dense", env=CPU,
+        device="cpu", model="resnet20", batch=64, input=(3, 16, 16),
+        training=TrainSettings(
+            dataset="digits", epochs=2, steps_per_epoch=22, data="real", whole=True
+        ),
+    )  # fmt: skip
+    report = TrainingReport(
+        recipe=Recipe(scheme="Pretrain+finetune", method="none", finetune_lr=0.02),
+        epochs=(
+            EpochReport(loss=1.9, accuracy=0.5, density=1.0),
+            EpochReport(loss=0.21, accuracy=accuracy, density=1 - sparsity),
+        ),
+        train_seconds=30.0,
+    )
+    return msgspec.structs.replace(made, training=report, measurement=None, layers=(), check=None)
+
+
 def training_records() -> list[Record]:
-    """Training steps of two schemes."""
+    """Two schemes probed on one GPU, one of them on two, and three trained to the end."""
     return [
-        record(sparsity=0.5, ms=ms, task="train-step", pattern=scheme, backend=scheme, batch=256)
-        for scheme, ms in (("nm", 101.0), ("cs", 100.8))
+        probe("nm", "nm:2:4", 101.0),
+        probe("cs", "cs:2", 100.8),
+        probe("cs", "cs:2", 101.5, ranks=1),
+        probe("cs", "cs:2", 103.9, ranks=2),
+        whole("dense", "dense", 0.0, 0.981),
+        whole("cs-c", "cs:2", 0.5, 0.972),
+        whole("cs", "cs:4", 0.75, 0.969),
     ]
 
 

@@ -42,7 +42,8 @@ def test_a_report_holds_what_the_records_have_data_for() -> None:
     assert names(block_records()) == ["table11", "inference"]
     assert names(pattern_records()) == ["inference"]
     assert names(layer_records()) == ["layers"]
-    assert names(training_records()) == ["training-hours", "table10"]
+    trained = ["training-hours", "table10", "scaling", "accuracy"]
+    assert names(training_records()) == trained
     assert set(names(everything())) == set(TABLES) == set(TABLE_NAMES)
 
 

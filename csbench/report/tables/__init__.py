@@ -8,8 +8,10 @@ from csbench.report import TABLE_NAMES
 from csbench.report.provenance import Source
 from csbench.report.rows import Row
 from csbench.report.table import Table
+from csbench.report.tables.accuracy import accuracy
 from csbench.report.tables.inference import inference
 from csbench.report.tables.layers import layers
+from csbench.report.tables.scaling import scaling
 from csbench.report.tables.table10 import table10
 from csbench.report.tables.table11 import table11
 from csbench.report.tables.training_hours import training_hours
@@ -22,6 +24,8 @@ _BUILDERS: dict[str, Build] = {
     "layers": layers,
     "training-hours": training_hours,
     "table10": table10,
+    "scaling": scaling,
+    "accuracy": accuracy,
 }
 # In the order of a whole report.
 TABLES = {name: _BUILDERS[name] for name in TABLE_NAMES}
