@@ -16,7 +16,7 @@ import torch
 from csbench.backends.base import TORCH_DTYPE
 from csbench.bench.clocks import Clock, CudaClock, HostClock
 from csbench.bench.sampling import sample_alone
-from csbench.kernels.cache import cache_dir, write_atomically
+from csbench.core.cache import cache_dir, write_atomically
 
 Ceilings = Mapping[str, float]  # copy_gb_s, fp32_tflop_s, ..., launch_us
 

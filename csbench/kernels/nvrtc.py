@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from csbench.errors import BackendError
-from csbench.kernels.cache import cache_dir, write_atomically
+from csbench.core.cache import cache_dir, write_atomically
 
 Argument = Tensor | int | float | None | ctypes.Structure | ctypes.Array | Any  # type: ignore[type-arg]
 Dim = int | Sequence[int]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from csbench.kernels.cache import cache_dir, write_atomically
+from csbench.core.cache import cache_dir, write_atomically
 
 Run = Callable[[], object]
 K = TypeVar("K", bound=Hashable)

@@ -9,7 +9,7 @@ import sys
 
 import msgspec
 import pytest
-from made import (
+from tests.report.made import (
     GPU,
     block_records,
     everything,

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made import everything, record
+from tests.report.made import everything, record
 
 from csbench.report import FORMATS, TABLE_NAMES
 from csbench.report.document import render

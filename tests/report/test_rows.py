@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from made import CPU, GPU, block_records, record, samples
+from tests.report.made import CPU, GPU, block_records, record, samples
 
 from csbench.core.record import Record
 from csbench.report.rows import Estimate, Row, latest, ratio, rows
