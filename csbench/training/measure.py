@@ -101,9 +101,10 @@ def _verdict(
         return "invalid", f"the GPU held its clock down in {100 * held:.0f} % of the samples"
     loud = [phase.name for phase in report.phases if not phase.settled]
     if loud:
+        pairs = max(len(phase.samples_ms) for phase in report.phases)
         return "noisy", (
-            f"the overhead in {' and '.join(loud)} is not known within "
-            f"{100 * stop.max_noise:g} % after {stop.max_time:g} s a phase"
+            f"the time over dense in {' and '.join(loud)} is not known within "
+            f"{100 * stop.max_noise:g} % after {pairs} pairs; give it longer: --max-time"
         )
     return "ok", None
 

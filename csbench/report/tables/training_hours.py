@@ -49,7 +49,7 @@ _COLUMNS = (
     Column("overhead_percent", ("Step over", "dense (%)"), "%", interval="half"),
     Column("steps_per_epoch", ("Steps", "an epoch"), decimals=0),
     Column("epochs", ("Epochs",), decimals=0),
-    Column("hours", ("Time (h)", "projected"), "h", decimals=2, interval="half"),
+    Column("hours", ("Time (h)", "projected"), "h", interval="half"),
     Column("hours_published", ("Time (h)", "published"), "h", decimals=2),
     Column("ratio", ("Time over N:M", "projected"), decimals=3, interval="range"),
     Column("ratio_published", ("Time over N:M", "published"), decimals=3),
