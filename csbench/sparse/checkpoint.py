@@ -76,6 +76,9 @@ def save(
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's files are private
         temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # which file it was
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

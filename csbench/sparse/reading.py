@@ -45,6 +45,8 @@ def _head(path: Path) -> tuple[int, bytes]:
         inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)[:3]
         hint = f"name a file in it: {', '.join(inside)}" if inside else "it holds no checkpoint"
         raise CheckpointError(f"'{path}' is a directory; expected a checkpoint file; {hint}")
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"'{path}' is a device or pipe; expected a checkpoint file")
     try:
         with path.open("rb") as file:
             return path.stat().st_size, file.read(64)
