@@ -22,7 +22,8 @@ def training_hours(rows: Sequence[Row], source: Source) -> list[Table]:
     hours: dict[str, float] = paper["hours"]
     probed = [one for one in trained(rows) if not one.asked.whole]
     lines = [(_title(one), _cells(one, probed, hours)) for one in probed]
-    missing = [name for name in hours if name not in {one.scheme for one in probed}]
+    shown = {one.scheme for one in probed if _is_theirs(one)}
+    missing = [name for name in hours if name not in shown]
     lines += [("published alone" if probed else "", _published(name, hours)) for name in missing]
     return [
         Table(
@@ -76,8 +77,7 @@ def _title(one: Trained) -> str:
 
 def _cells(one: Trained, others: Sequence[Trained], hours: dict[str, float]) -> Cells:
     case, asked, parts = one.row.case, one.asked, one.split_ms
-    is_theirs = asked.dataset == "imagenet" and case.model == "resnet50"
-    theirs, their_ratio = _theirs(one.scheme, hours) if is_theirs else (MISSING, MISSING)
+    theirs, their_ratio = _theirs(one.scheme, hours) if _is_theirs(one) else (MISSING, MISSING)
     error = one.error
     return (
         Cell(case.model),
@@ -108,6 +108,11 @@ def _published(scheme: str, hours: dict[str, float]) -> Cells:
     known = {"scheme": Cell(scheme)}
     known["hours_published"], known["ratio_published"] = _theirs(scheme, hours)
     return tuple(known.get(column.key, MISSING) for column in _COLUMNS)
+
+
+def _is_theirs(one: Trained) -> bool:
+    """Whether the published hours are of this network and data, as far as the source tells."""
+    return one.asked.dataset == "imagenet" and one.row.case.model == "resnet50"
 
 
 def _theirs(scheme: str, hours: dict[str, float]) -> tuple[Cell, Cell]:
