@@ -90,10 +90,7 @@ def _run_split(layer: Layer, one: Tensor, x: Tensor, residual: Tensor | None = N
     packed = launch.pack(x, layer.kind, gain_x)
     added = None if residual is None else launch.pack(residual, layer.kind, gain_out)
     scale, bias = layer.unscale * (gain_out / gain_x), layer.bias * gain_out
-    out = launch.convolve(
-        layer.kind, layer.tile, layer.geometry, packed, layer.weights, scale, bias,
-        relu=layer.relu, residual=added,
-    )  # fmt: skip
+    out = layer.convolve(layer.tile, packed, added, scale, bias)
     return launch.unpack(out, layer.geometry.cout, layer.kind, gain_out, x.dtype)
 
 

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from csbench.graph.program import Conv
+from csbench.kernels import cs_wgmma_halo as halo
 from csbench.kernels import cs_wgmma_launch as launch
 from csbench.kernels import nvrtc, search
+from csbench.kernels.cs_wgmma_halo import Halo
 from csbench.kernels.cs_wgmma_launch import Geometry
-from csbench.kernels.cs_wgmma_pack import order, pack, pack_stem, pack_stem_pool, padded
+from csbench.kernels.cs_wgmma_pack import BLOCK, order, pack, pack_stem, pack_stem_pool, padded
 from csbench.kernels.cs_wgmma_stem import stem, stem_pool
 from csbench.kernels.cs_wgmma_tile import Kind, Tile, candidates, options, source
 
@@ -59,8 +61,12 @@ class Layer:
         # |result| <= gain * max|x| + bias_peak (+ max|residual|)
         self.gain = float(conv.weight.abs().flatten(1).sum(1).max())
         self.bias_peak = float(conv.bias.abs().max())
-        self.tiles = candidates(kind, padded(self.geometry.cout) // 64, self.k_steps)
-        self.tile: Tile = next(iter(self.tiles.values()))
+        blocks = padded(self.geometry.cout) // BLOCK
+        self.tiles: dict[str, Tile | Halo] = {**candidates(kind, blocks, self.k_steps)}
+        if halo.fits(kind, self.geometry):
+            tile = Halo(self.geometry.size[1])
+            self.tiles[str(tile)] = tile
+        self.tile = next(iter(self.tiles.values()))
 
     def choose(self, x: Tensor, residual: Tensor | None) -> None:
         """Take the tile that is fastest on these packed activations (measured, cached)."""
@@ -83,10 +89,26 @@ class Layer:
         """The fused convolution on packed activations."""
         return self.run_with(self.tile, x, residual)
 
-    def run_with(self, tile: Tile, x: Tensor, residual: Tensor | None) -> Tensor:
+    def run_with(self, tile: Tile | Halo, x: Tensor, residual: Tensor | None) -> Tensor:
+        """The same by a tile of the caller's choice."""
+        return self.convolve(
+            tile, x, residual, self.unscale, self.bias, residual_scale=self.residual_scale
+        )
+
+    def convolve(
+        self, tile: Tile | Halo, x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor,
+        residual_scale: float = 1.0,
+    ) -> Tensor:  # fmt: skip
+        """The same with scale and bias of the caller's."""
+        fixed = (self.geometry, x, self.weights, scale, bias)
+        if isinstance(tile, Halo):
+            return halo.convolve(
+                self.kind, tile, *fixed,
+                relu=self.relu, residual=residual, residual_scale=residual_scale,
+            )  # fmt: skip
         return launch.convolve(
-            self.kind, tile, self.geometry, x, self.weights, self.unscale, self.bias,
-            relu=self.relu, residual=residual, residual_scale=self.residual_scale,
+            self.kind, tile, *fixed,
+            relu=self.relu, residual=residual, residual_scale=residual_scale,
         )  # fmt: skip
 
 
@@ -133,13 +155,16 @@ def stored_rows(values: Tensor) -> Tensor:
     return torch.where(where >= 0, values.float()[where.clamp_min(0)], 0.0)
 
 
-def compile_all(kind: Kind, tiles: Iterable[Tile]) -> None:
+def compile_all(kind: Kind, tiles: Iterable[Tile | Halo]) -> None:
     """Compile side by side what is not cached yet: NVRTC needs no GPU and releases the GIL."""
     arch = nvrtc.architecture(torch.cuda.current_device())
-    text = source("cs_wgmma.cu")
 
-    def one(tile: Tile) -> None:
-        nvrtc.compile_cubin(text, options=options(kind, tile), arch=arch, name="cs_wgmma.cu")
+    def one(tile: Tile | Halo) -> None:
+        if isinstance(tile, Halo):
+            file, chosen = "cs_wgmma_halo.cu", halo.options(kind, tile)
+        else:
+            file, chosen = "cs_wgmma.cu", options(kind, tile)
+        nvrtc.compile_cubin(source(file), options=chosen, arch=arch, name=file)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, tiles))
@@ -148,5 +173,6 @@ def compile_all(kind: Kind, tiles: Iterable[Tile]) -> None:
 @cache
 def source_hash() -> str:
     """Changes with the kernel, so that measured choices are not kept across versions."""
-    text = source("cs_wgmma.cu") + source("cs_wgmma.cuh")
+    files = ("cs_wgmma.cu", "cs_wgmma.cuh", "cs_wgmma_finish.cuh", "cs_wgmma_halo.cu")
+    text = "".join(source(file) for file in files)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

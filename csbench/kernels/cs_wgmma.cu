@@ -14,6 +14,7 @@
 // Set by -D: CS_SPARSE CS_BF16 CS_PLANES CS_WM CS_WN CS_MI CS_N CS_STAGES CS_CHUNK CS_SLOTS
 //            CS_PROMOTE (k-steps between fp32 additions outside the tensor core, 0: never) CS_CTAS
 #include "cs_wgmma.cuh"
+#include "cs_wgmma_finish.cuh"
 
 constexpr int kPlanes = CS_PLANES;
 constexpr int kBlockM = 64 * CS_MI * CS_WM;
@@ -30,7 +31,7 @@ constexpr int kChunkBytes = CS_CHUNK * 128;
 constexpr int kSlotBytes = kPlanes * kChunkBytes;
 constexpr int kChunks = CS_MI * CS_N / CS_CHUNK;               // of one warpgroup's tile
 constexpr int kAccumulators = CS_N / 2;
-constexpr int kSegment = CS_PROMOTE ? CS_PROMOTE : 1 << 30;    // k-steps summed in the tensor core
+constexpr int kSegment = CS_PROMOTE ? CS_PROMOTE : 1 << 30;  // k-steps summed in the tensor core
 
 static_assert(kPlanes == 1 || !CS_BF16, "two planes of bf16 do not keep fp32 accuracy");
 static_assert(CS_N % CS_CHUNK == 0 && CS_CHUNK % 16 == 0, "chunks are pairs of 8 pixels");
@@ -121,45 +122,6 @@ __device__ __forceinline__ void multiply(float (&acc)[CS_MI][kAccumulators], u32
   }
 }
 
-// Scale, bias, residual, activation and rounding of 16 pixels x 16 output channels of one warp.
-__device__ __forceinline__ void finish(const float* acc, float scale0, float bias0, float scale1,
-                                       float bias1, u32 at, const ConvShape& shape) {
-  float v[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i)
-    v[i] = acc[i] * (i & 2 ? scale1 : scale0) + (i & 2 ? bias1 : bias0);
-  if (shape.residual) {
-#pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
-      u32 r[4];
-      load_transposed(r, at + plane * kChunkBytes);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float low, high;
-        unpack2(r[i], low, high);
-        v[2 * i] += low * shape.residual_scale;
-        v[2 * i + 1] += high * shape.residual_scale;
-      }
-    }
-  }
-  u32 r[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (shape.relu) v[2 * i] = relu(v[2 * i]), v[2 * i + 1] = relu(v[2 * i + 1]);
-    r[i] = pack2(v[2 * i], v[2 * i + 1]);
-  }
-  store_transposed(at, r);
-  if (kPlanes == 2) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float low, high;
-      unpack2(r[i], low, high);
-      r[i] = pack2(v[2 * i] - low, v[2 * i + 1] - high);
-    }
-    store_transposed(at + kChunkBytes, r);
-  }
-}
-
 // What one warpgroup knows of its share of a tile.
 struct Share {
   int group_m, group_n, warp, lane, barrier;
@@ -242,7 +204,7 @@ __device__ __forceinline__ void consume(const TensorMap& output, const TensorMap
                                         u32 full, u32 empty) {
   Ring ring;
   u32 residual_phase = 0;  // one bit a slot
-  int turn = 0;            // the slot of a tile's first chunk: slots are used in rotation throughout
+  int turn = 0;            // the slot of a tile's first chunk: slots rotate across tiles
   for (int tile = blockIdx.x; tile < shape.tiles; tile += gridDim.x) {
     const int first_block =  // of 64 output channels
         tile % shape.m_tiles * (kBlockM / 64) + me.group_m * CS_MI;
@@ -250,7 +212,8 @@ __device__ __forceinline__ void consume(const TensorMap& output, const TensorMap
     if (shape.residual && me.leader) {
       wait_stores_read<0>();
       for (int chunk = 0; chunk < (kChunks < CS_SLOTS ? kChunks : CS_SLOTS); ++chunk)
-        fetch_residual(residual, me, first_block, first_pixel, chunk, (turn + chunk) % CS_SLOTS);
+        fetch_residual(residual, me, first_block, first_pixel, chunk,
+                       (turn + chunk) % CS_SLOTS);
     }
 
     float total[CS_MI][kAccumulators];
@@ -262,8 +225,7 @@ __device__ __forceinline__ void consume(const TensorMap& output, const TensorMap
       const int slot = (turn + chunk) % CS_SLOTS;
       const u32 at = me.slots + slot * kSlotBytes;
       const int row = (first_block + i) * 64 + me.warp * 16 + me.lane / 4;
-      const float scale0 = scale[row], scale1 = scale[row + 8];
-      const float bias0 = bias[row], bias1 = bias[row + 8];
+      const Rows rows = {{scale[row], scale[row + 8]}, {bias[row], bias[row + 8]}};
       if (shape.residual) {
         barrier_wait(me.arrived + 8 * slot, residual_phase >> slot & 1);
         residual_phase ^= 1u << slot;
@@ -273,8 +235,9 @@ __device__ __forceinline__ void consume(const TensorMap& output, const TensorMap
       }
 #pragma unroll
       for (int q = 0; q < CS_CHUNK / 16; ++q)
-        finish(&total[i][(first / 8 + 2 * q) * 4], scale0, bias0, scale1, bias1,
-               at + q * 16 * 128 + me.lane_at, shape);
+        finish<kPlanes, kChunkBytes>(&total[i][(first / 8 + 2 * q) * 4], rows,
+                                     at + q * 16 * 128 + me.lane_at, shape.relu, shape.residual,
+                                     shape.residual_scale);
       fence_async();
       sync_threads(me.barrier, 128);
       if (me.leader) {

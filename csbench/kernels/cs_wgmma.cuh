@@ -86,6 +86,23 @@ __device__ __forceinline__ void load_tile(u32 to, const TensorMap* map, int c, i
       " [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map), "r"(c), "r"(p), "r"(bar)
       : "memory");
 }
+// A box of an image [N, H, W, C]; what lies outside the image arrives as zeros, and is not stored.
+__device__ __forceinline__ void load_box(u32 to, const TensorMap* map, int c, int w, int h, int n,
+                                         u32 bar) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to), "l"(map), "r"(c), "r"(w), "r"(h), "r"(n),
+      "r"(bar)
+      : "memory");
+}
+__device__ __forceinline__ void store_box(const TensorMap* map, u32 from, int c, int w, int h,
+                                          int n) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(
+          map),
+      "r"(c), "r"(w), "r"(h), "r"(n), "r"(from)
+      : "memory");
+}
 // Consecutive output pixels from (w, h, n) on, seen through the kernel tap (s, r).
 __device__ __forceinline__ void load_im2col(u32 to, const TensorMap* map, int c, int w, int h,
                                             int n, u16 s, u16 r, u32 bar) {

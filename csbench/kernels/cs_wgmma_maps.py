@@ -38,6 +38,23 @@ def rows(tensor: Tensor, columns: int, count: int, box: int) -> TensorMap:
     return found
 
 
+def boxes(image: Tensor, width: int, height: int) -> TensorMap:
+    """Boxes of width x height pixels x 64 columns of one image of [N, H, W, columns]."""
+    found = _aligned()
+    n, h, w, columns = image.shape
+    _check(
+        nvrtc.driver().cuTensorMapEncodeTiled(
+            byref(found), _TYPES[image.dtype], 4, c_void_p(image.data_ptr()),
+            (c_uint64 * 4)(columns, w, h, n),
+            (c_uint64 * 3)(columns * 2, w * columns * 2, h * w * columns * 2),
+            (c_uint32 * 4)(_COLUMNS, width, height, 1), (c_uint32 * 4)(1, 1, 1, 1),
+            0, _SWIZZLE_128B, _PROMOTE_256B, 0,
+        ),
+        f"boxes of {height} x {width} pixels of an image {tuple(image.shape)}",
+    )  # fmt: skip
+    return found
+
+
 def windows(
     tensor: Tensor, size: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
     padding: Sequence[int], dilation: Sequence[int], box: int,

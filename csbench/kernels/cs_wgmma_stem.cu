@@ -1,5 +1,6 @@
 // A network's first convolution (2 to 4 input channels, dense) on tensor cores, read from torch's
-// layout into the activation format of cs_wgmma.cu. (cs_wgmma_stem_pool.cu is faster where it fits.)
+// layout into the activation format of cs_wgmma.cu. (cs_wgmma_stem_pool.cu is faster where it
+// fits.)
 //
 // A block of 8 warps computes kRegion x kRegion output pixels of 64 channels: it stages the image
 // patch in shared memory as 16-bit numbers (two planes: high and low), channels innermost, so that

@@ -66,12 +66,12 @@ def stem_pool(
     out = empty(kind, images, h, w, g.cout, x.device)
     strips = -(-w // ((_SLOTS - tap_slots(g.kernel[1])) // 2))
     total = -(-g.out_size[0] // _ROWS)
-    chunks = _chunks(images * strips, total, processors(x.device.index))
+    chunks = _chunks(images * strips, total, 2 * processors(x.device.index))
     items = images * strips * -(-total // chunks)
     shape = _StemPoolShape(
         *x.stride(), images, *g.size, *g.out_size, h, w, strips, chunks, blocks, relu, items
     )
-    grid = (min(items, processors(x.device.index)), blocks)
+    grid = (min(-(-items // 2), processors(x.device.index)), blocks)
     _kernel("stem_pool", kind, g, x.dtype).launch(
         grid, 384, [x, out, weights, scale, bias, gain, shape],
         shared=stem_pool_shared(kind, g), overlap=True,
@@ -79,12 +79,12 @@ def stem_pool(
     return out
 
 
-def _chunks(strips: int, total: int, blocks: int) -> int:
+def _chunks(strips: int, total: int, places: int) -> int:
     """Chunks of one item: strips are cut where that fills the device better, at one more each."""
 
     def time(chunks: int) -> int:
         segments = -(-total // chunks)
-        return -(-strips * segments // blocks) * (chunks + (segments > 1))
+        return -(-strips * segments // places) * (chunks + (segments > 1))
 
     return min(range(1, total + 1), key=lambda chunks: (time(chunks), -chunks))
 
@@ -114,10 +114,10 @@ def stem_shared(kind: Kind, g: Geometry) -> int:
 
 
 def stem_pool_shared(kind: Kind, g: Geometry) -> int:
-    """Dynamic shared memory of `stem_pool`: weights, results and two buffers of image lines."""
+    """Dynamic shared memory of `stem_pool`: weights, two results, four buffers of image lines."""
     lines = 2 * (_ROWS - 1) + g.kernel[0]
     weights = g.kernel[0] * tap_slots(g.kernel[1]) * 1024
-    return 1024 + kind.planes * (weights + _ROWS * _SLOTS * 128 + 2 * (lines * 512 + 128)) + 64
+    return 1024 + kind.planes * (weights + 2 * 8192 + 4 * (lines * 512 + 128)) + 128
 
 
 def stem_fits(kind: Kind, g: Geometry) -> bool:

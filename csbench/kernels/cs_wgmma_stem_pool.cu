@@ -8,12 +8,15 @@
 // overlap. Even and odd lines lie apart, which makes the lines of consecutive output rows
 // neighbours too. A line of 32 such slots gives 29 columns; the rest is computed and dropped.
 //
-// A block walks down a strip of 14 pooled columns, 8 rows of the convolution (4 pooled rows) at a
-// time: one warpgroup stages the image, two multiply and pool. The last row's maxima stay in
-// registers for the next step.
+// A strip is 14 pooled columns of an image, and is walked down in chunks of 8 rows of the
+// convolution (4 pooled rows). One warpgroup stages the image for two others; each of those has a
+// strip of its own, so that one multiplies while the other pools. Pooling stays in registers: a
+// thread holds two neighbouring columns of every row, takes the third from its neighbour, and
+// carries the last row's maxima to the next chunk.
 //
 // Set by -D: CS_BF16 CS_PLANES CS_PLAIN, STEM_CHANNELS STEM_H STEM_W STEM_PAD
 #include "cs_wgmma.cuh"
+#include "cs_wgmma_finish.cuh"
 
 constexpr int kPlanes = CS_PLANES;
 constexpr int kSlots = 32;                         // of 16 bytes in a line
@@ -26,8 +29,7 @@ constexpr int kLineBytes = kSlots * 16;
 constexpr int kImageBytes = kLines * kLineBytes + 128;  // of one plane; the overlap reads beyond
 constexpr int kSteps = STEM_H * kTapSlots / 2;          // of 16 in K
 constexpr int kWeightBytes = kSteps * 2048;             // of one plane
-constexpr int kPixels = kRows * kSlots;
-constexpr int kResultBytes = kPixels * 128;             // of one plane, 64 channels
+constexpr int kResultBytes = kRows / 2 * 16 * 128;      // of one plane: 4 rows x 16 columns pooled
 constexpr int kItems = (kLines * kSlots * 2 + 127) / 128;      // columns a thread stages
 
 struct StemShape {
@@ -101,8 +103,8 @@ __device__ __forceinline__ void stage(const void* x, float gain, u32 to, const I
   }
 }
 
-// 64 channels x 4 rows of 32 pixels for one warpgroup.
-__device__ __forceinline__ void multiply(float (&acc)[64], u32 image, u32 weights, int group) {
+// 64 channels x 8 rows of 32 pixels for one warpgroup.
+__device__ __forceinline__ void multiply(float (&acc)[128], u32 image, u32 weights) {
   wgmma_fence();
 #pragma unroll
   for (int k = 0; k < kSteps; ++k) {
@@ -112,37 +114,13 @@ __device__ __forceinline__ void multiply(float (&acc)[64], u32 image, u32 weight
     for (int product = 0; product < 2 * kPlanes - 1; ++product) {
       const int w_plane = product == 1, x_plane = product == 2;
       const u64 a = plain_operand(weights + w_plane * kWeightBytes + k * 2048, 1024, 128);
-      const u64 b = plain_operand(image + x_plane * kImageBytes +
-                                      (line + 4 * group) * kLineBytes + slot * 16, 16, 128);
+      const u64 b =
+          plain_operand(image + x_plane * kImageBytes + line * kLineBytes + slot * 16, 16, 128);
       wgmma_dense(acc, a, b, k || product);
     }
   }
   wgmma_commit();
   wgmma_wait<0>();
-}
-
-// Scale, bias and activation of the warpgroup's pixels into `result` (as in cs_wgmma.cu).
-__device__ __forceinline__ void keep(const float (&acc)[64], u32 result, float scale0, float bias0,
-                                     float scale1, float bias1, int act, int group) {
-  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  const int matrix = lane / 8, pixel = group * 128 + 8 * (matrix / 2) + lane % 8;
-  const u32 at = result + pixel * 128 + (((warp * 2 + matrix % 2) ^ (lane & 7)) << 4);
-#pragma unroll
-  for (int q = 0; q < 8; ++q) {
-    u32 high[4], low[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float scale = i % 2 ? scale1 : scale0, bias = i % 2 ? bias1 : bias0;
-      float a = acc[q * 8 + 2 * i] * scale + bias, b = acc[q * 8 + 2 * i + 1] * scale + bias;
-      if (act) a = relu(a), b = relu(b);
-      high[i] = pack2(a, b);
-      float c, d;
-      unpack2(high[i], c, d);
-      low[i] = pack2(a - c, b - d);
-    }
-    store_transposed(at + q * 2048, high);
-    if (kPlanes == 2) store_transposed(at + kResultBytes + q * 2048, low);
-  }
 }
 
 __device__ __forceinline__ float max_or_nan(float a, float b) {
@@ -153,67 +131,110 @@ __device__ __forceinline__ float max_or_nan(float a, float b) {
 
 constexpr float kLowest = -3.402823466e38f;
 
-// The largest of three neighbours in one row of the convolution, two channels at once.
-__device__ __forceinline__ float2 row_max(u32 result, int row, int column, int pair, int x0,
-                                          int width) {
-  float2 best = make_float2(kLowest, kLowest);
+// Maxima over three columns of row `y` of the chunk: column 4 * j + lane % 4 of channel `half`.
+__device__ __forceinline__ void row_max(const float (&acc)[128], int y, int half, const Rows& rows,
+                                        u32 valid, int act, float (&best)[4]) {
+  const int t = threadIdx.x % 4;
+  float a[5], b[4];
 #pragma unroll
-  for (int d = 0; d < 3; ++d) {
-    const int pixel = row * kSlots + 2 * column + d, x = x0 + 2 * column + d;
-    if (x < 0 || x >= width) continue;
-    const u32 at = result + pixel * 128 + (((pair / 4) ^ (pixel & 7)) << 4) + pair % 4 * 4;
-    float a, b;
-    unpack2(load_word(at), a, b);
-    if (kPlanes == 2) {
-      float c, e;
-      unpack2(load_word(at + kResultBytes), c, e);
-      a += c, b += e;
-    }
-    best.x = max_or_nan(best.x, a), best.y = max_or_nan(best.y, b);
+  for (int j = 0; j < 4; ++j) {
+    a[j] = acc[4 * (4 * y + j) + 2 * half] * rows.scale[half] + rows.bias[half];
+    b[j] = acc[4 * (4 * y + j) + 2 * half + 1] * rows.scale[half] + rows.bias[half];
+    if (act) a[j] = relu(a[j]), b[j] = relu(b[j]);
+    if (!(valid >> (2 * j) & 1)) a[j] = kLowest;
+    if (!(valid >> (2 * j + 1) & 1)) b[j] = kLowest;
   }
-  return best;
+  a[4] = kLowest;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    // The column to the right is the next thread's first, for the last thread the first one's next.
+    const float next = __shfl_sync(0xffffffffu, t == 0 ? a[j + 1] : a[j], (t + 1) % 4, 4);
+    best[j] = max_or_nan(max_or_nan(a[j], b[j]), next);
+  }
 }
 
-// 4 pooled rows of one column and two channels; `carry` is the row above, then the last row.
-__device__ __forceinline__ void pool(u32 result, u32* y, const Item& item, int chunk, int column,
-                                     int pair, int block, float2& carry, const StemShape& s) {
-  const int x0 = item.strip * kColumns * 2 - 1, px = item.strip * kColumns + column;
-  const bool write = chunk >= item.first && px < s.final_width;
+// 8 rows of the convolution to 4 pooled rows in `result`; `carry` is the row above, then the last.
+__device__ __forceinline__ void pool(const float (&acc)[128], u32 result, const Rows& rows,
+                                     const Item& item, int chunk, float (&carry)[2][4],
+                                     const StemShape& s) {
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const int x = item.strip * kColumns * 2 - 1 + lane % 4 * 2;
+  u32 valid = 0;  // two bits a block of 8 columns
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int column = x + i / 2 * 8 + i % 2;
+    valid |= u32(column >= 0 && column < s.out_width) << i;
+  }
+  const int matrix = lane / 8, column = matrix / 2 * 8 + lane % 2 * 4 + lane % 8 / 2;
+  const u32 at = result + column * 128 + (((warp * 2 + matrix % 2) ^ (column & 7)) << 4);
 #pragma unroll
   for (int k = 0; k < kRows / 2; ++k) {
-    const int row = chunk * kRows + 2 * k, py = chunk * kRows / 2 + k;
-    float2 best = carry, low = make_float2(kLowest, kLowest);
-    if (row < s.out_height) {
-      const float2 v = row_max(result, 2 * k, column, pair, x0, s.out_width);
-      best.x = max_or_nan(best.x, v.x), best.y = max_or_nan(best.y, v.y);
+    const int row = chunk * kRows + 2 * k;
+    u32 high[4], low[4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float first[4], second[4];
+      row_max(acc, 2 * k, half, rows, row < s.out_height ? valid : 0, s.relu, first);
+      row_max(acc, 2 * k + 1, half, rows, row + 1 < s.out_height ? valid : 0, s.relu, second);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        first[j] = max_or_nan(max_or_nan(carry[half][j], first[j]), second[j]);
+        carry[half][j] = second[j];
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float c, d;
+        high[2 * i + half] = pack2(first[2 * i], first[2 * i + 1]);
+        unpack2(high[2 * i + half], c, d);
+        low[2 * i + half] = pack2(first[2 * i] - c, first[2 * i + 1] - d);
+      }
     }
-    if (row + 1 < s.out_height) low = row_max(result, 2 * k + 1, column, pair, x0, s.out_width);
-    best.x = max_or_nan(best.x, low.x), best.y = max_or_nan(best.y, low.y);
-    carry = low;
-    if (!write || py >= s.final_height) continue;
-    const size_t pixel = (size_t(item.image) * s.final_height + py) * s.final_width + px;
-    u32* const to = y + (pixel * s.blocks + block) * kPlanes * 32;
-    const u32 high = pack2(best.x, best.y);
-    to[pair] = high;
-    if (kPlanes == 2) {
-      float c, d;
-      unpack2(high, c, d);
-      to[32 + pair] = pack2(best.x - c, best.y - d);
-    }
+    store_transposed(at + k * 2048, high);
+    if (kPlanes == 2) store_transposed(at + kResultBytes + k * 2048, low);
   }
 }
+
+// The pooled rows of a chunk from shared to device memory, 16 bytes at a time.
+__device__ __forceinline__ void write(u32 result, u32* y, const Item& item, int chunk, int block,
+                                      const StemShape& s) {
+  for (int i = threadIdx.x % 128; i < kPlanes * 4 * kColumns * 8; i += 128) {
+    const int piece = i % 8, plane = i / 8 % kPlanes, column = i / 8 / kPlanes % kColumns;
+    const int k = i / 8 / kPlanes / kColumns;
+    const int px = item.strip * kColumns + column, py = chunk * 4 + k;
+    if (px >= s.final_width || py >= s.final_height) continue;
+    const size_t pixel = (size_t(item.image) * s.final_height + py) * s.final_width + px;
+    const u32 from = result + plane * kResultBytes + k * 2048 + column * 128 +
+                     ((piece ^ (column & 7)) << 4);
+    uint4 v;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(from)
+                 : "memory");
+    reinterpret_cast<uint4*>(y)[((pixel * s.blocks + block) * kPlanes + plane) * 8 + piece] = v;
+  }
+}
+
+// One warpgroup's place in an endless double buffer of staged chunks.
+struct Turn {
+  int buffer = 0;
+  u32 phase = 0;
+  __device__ void advance() {
+    buffer ^= 1;
+    phase ^= !buffer;
+  }
+};
 
 extern "C" __global__ void __launch_bounds__(384, 1)
     stem_pool(const void* x, u32* y, const unsigned char* weights, const float* scale,
               const float* bias, const float* gain, const StemShape s) {
   extern __shared__ unsigned char memory[];
   const u32 held = (shared_address(memory) + 1023) & ~1023u;  // weights
-  const u32 result = held + kPlanes * kWeightBytes;
-  const u32 images = result + kPlanes * kResultBytes;          // two buffers
-  const u32 full = images + 2 * kPlanes * kImageBytes, empty = full + 16, ready = empty + 16;
+  const u32 results = held + kPlanes * kWeightBytes;          // one a multiplying warpgroup
+  const u32 images = results + 2 * kPlanes * kResultBytes;    // two each
+  const u32 full = images + 4 * kPlanes * kImageBytes, empty = full + 32, ready = empty + 32;
   const int block = blockIdx.y;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < 2; ++i) barrier_init(full + 8 * i, 128), barrier_init(empty + 8 * i, 8);
+    for (int i = 0; i < 4; ++i) barrier_init(full + 8 * i, 128), barrier_init(empty + 8 * i, 4);
     barrier_init(ready, 1);
     fence_barrier_init();
   }
@@ -222,52 +243,55 @@ extern "C" __global__ void __launch_bounds__(384, 1)
   wait_previous_kernel();
 
   const int group = threadIdx.x / 128;
-  int buffer = 0;
-  u32 phase = 0;
   if (group == 2) {
+    lower_registers<88>();
     if (threadIdx.x == 256) {
       barrier_expect(ready, kPlanes * kWeightBytes);
       load_bytes(held, weights + size_t(block) * kPlanes * kWeightBytes, kPlanes * kWeightBytes,
                  ready);
     }
     const float g = *gain;
-    for (int index = blockIdx.x; index < s.items; index += gridDim.x) {
-      const Item item = item_of(index, s);
-      for (int chunk = item.from; chunk < item.last; ++chunk) {
-        barrier_wait(empty + 8 * buffer, phase ^ 1);
-        stage(x, g, images + buffer * kPlanes * kImageBytes, item, chunk, s);
+    int index[2] = {int(blockIdx.x) * 2, int(blockIdx.x) * 2 + 1}, chunk[2] = {-1, -1};
+    Turn turn[2];
+    while (index[0] < s.items || index[1] < s.items) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (index[i] >= s.items) continue;
+        const Item item = item_of(index[i], s);
+        if (chunk[i] < 0) chunk[i] = item.from;
+        const int slot = 2 * i + turn[i].buffer;
+        barrier_wait(empty + 8 * slot, turn[i].phase ^ 1);
+        stage(x, g, images + slot * kPlanes * kImageBytes, item, chunk[i], s);
         fence_async();
-        barrier_arrive(full + 8 * buffer);
-        buffer ^= 1, phase ^= !buffer;
+        barrier_arrive(full + 8 * slot);
+        turn[i].advance();
+        if (++chunk[i] == item.last) index[i] += 2 * gridDim.x, chunk[i] = -1;
       }
     }
-    return;
-  }
-  const int lane = threadIdx.x % 32;
-  const int row = block * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
-  const float scale0 = scale[row], scale1 = scale[row + 8];
-  const float bias0 = bias[row], bias1 = bias[row + 8];
-  barrier_wait(ready, 0);
-  for (int index = blockIdx.x; index < s.items; index += gridDim.x) {
-    const Item item = item_of(index, s);
-    constexpr int kTurns = (kColumns * 32 + 255) / 256;
-    float2 carry[kTurns];
+  } else {
+    raise_registers<208>();
+    const int lane = threadIdx.x % 32, row = block * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
+    const Rows rows = {{scale[row], scale[row + 8]}, {bias[row], bias[row + 8]}};
+    const u32 result = results + group * kPlanes * kResultBytes;
+    Turn turn;
+    barrier_wait(ready, 0);
+    for (int index = blockIdx.x * 2 + group; index < s.items; index += 2 * gridDim.x) {
+      const Item item = item_of(index, s);
+      float carry[2][4];
 #pragma unroll
-    for (int i = 0; i < kTurns; ++i) carry[i] = make_float2(kLowest, kLowest);
-    for (int chunk = item.from; chunk < item.last; ++chunk) {
-      float acc[64];
-      barrier_wait(full + 8 * buffer, phase);
-      multiply(acc, images + buffer * kPlanes * kImageBytes, held, group);
-      if (lane == 0) barrier_arrive(empty + 8 * buffer);
-      buffer ^= 1, phase ^= !buffer;
-      keep(acc, result, scale0, bias0, scale1, bias1, s.relu, group);
-      sync_threads(1, 256);
-#pragma unroll
-      for (int i = 0; i < kTurns; ++i) {
-        const int column = (threadIdx.x + 256 * i) / 32;
-        if (column < kColumns) pool(result, y, item, chunk, column, lane, block, carry[i], s);
+      for (int i = 0; i < 8; ++i) carry[i / 4][i % 4] = kLowest;
+      for (int chunk = item.from; chunk < item.last; ++chunk) {
+        const int slot = 2 * group + turn.buffer;
+        float acc[128];
+        barrier_wait(full + 8 * slot, turn.phase);
+        multiply(acc, images + slot * kPlanes * kImageBytes, held);
+        if (lane == 0) barrier_arrive(empty + 8 * slot);
+        turn.advance();
+        sync_threads(1 + group, 128);  // the last chunk's result has been read
+        pool(acc, result, rows, item, chunk, carry, s);
+        sync_threads(1 + group, 128);
+        if (chunk >= item.first) write(result, y, item, chunk, block, s);
       }
-      sync_threads(1, 256);
     }
   }
 }

@@ -69,14 +69,16 @@ class Tile(NamedTuple):
         return self.fixed_bytes(kind) + self.stages(kind) * self.stage_bytes(kind)
 
     def __str__(self) -> str:
-        return f"{self.rows}x{self.pixels}, chunks of {self.chunk}, {self.blocks} a processor"
+        chunks = f"{self.slots} chunks of {self.chunk}"
+        return f"{self.rows}x{self.pixels}, {chunks}, {self.blocks} a processor"
 
 
 # Each: wm, wn, mi, n, chunk, slots, promote, blocks.
 _TWO_PLANES = tuple(
     Tile(*numbers) for numbers in (
         (2, 1, 1, 128, 64, 2, 4, 1), (2, 1, 1, 96, 48, 2, 4, 1), (2, 1, 1, 192, 64, 2, 4, 1),
-        (2, 1, 2, 96, 48, 2, 4, 1), (2, 1, 2, 128, 64, 2, 0, 1), (2, 1, 1, 64, 64, 1, 4, 2),
+        (2, 1, 1, 192, 48, 1, 4, 1), (2, 1, 1, 128, 32, 1, 4, 1), (2, 1, 2, 96, 48, 2, 4, 1),
+        (2, 1, 2, 128, 64, 2, 0, 1), (2, 1, 1, 64, 64, 1, 4, 2),
         (1, 2, 1, 64, 64, 1, 4, 1), (1, 2, 1, 64, 32, 1, 4, 2), (1, 2, 1, 128, 64, 1, 4, 1),
         (1, 2, 1, 96, 48, 1, 4, 1),
     )
