@@ -34,8 +34,16 @@ def command(
     from csbench.cli.execute import execute, settings
     from csbench.core.suite import load
 
-    read = load(_path(suite))
-    return execute(read.sweeps, settings(measuring, read.stop), output, _gpus(devices))
+    read, gpus = load(_path(suite)), _gpus(devices)
+    how = settings(measuring, read.stop)
+    training = [sweep for sweep in read.sweeps if "train-step" in sweep.task]
+    others = [sweep for sweep in read.sweeps if sweep not in training]
+    code = execute(others, how, output, gpus) if others else 0
+    if training:
+        from csbench.cli.training import execute_suite
+
+        code = execute_suite(training, how, output) or code
+    return code
 
 
 def _path(suite: str) -> Path:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 import click
 import msgspec
 
+from csbench.bench.messages import Settings
 from csbench.bench.progress import Reporter
+from csbench.core.axes import Sweep
 from csbench.core.case import Case
 from csbench.core.outcome import exit_code
 from csbench.core.pattern import parse_sparsity
@@ -17,10 +20,12 @@ from csbench.core.record import Record
 from csbench.core.stop import StopRule
 from csbench.core.store import DEFAULT, Store, measured_keys
 from csbench.core.training import TrainSettings
-from csbench.errors import CsbenchError, UsageError
+from csbench.errors import CsbenchError, SuiteError, UsageError
 
 # Samples are whole steps, which take long and vary more than a forward pass does.
-STOP = StopRule(warmup=2, min_time=2.0, max_time=30.0, max_noise=0.02, timeout=1800.0)
+STOP = StopRule(warmup=2, min_time=2.0, max_time=60.0, max_noise=0.02, timeout=1800.0)
+_LONGEST_WAIT = 300.0  # seconds that ranks wait for one another before all of them end
+_OPTIONS = {"data": None, "save": None, "workers": 2, "lr": None, "finetune_lr": None}
 
 
 def execute(asked: dict[str, Any], measuring: dict[str, Any], output: dict[str, Any]) -> int:
@@ -31,7 +36,7 @@ def execute(asked: dict[str, Any], measuring: dict[str, Any], output: dict[str, 
     how = settings({k: v for k, v in measuring.items() if k not in ("rtol", "cache")}, STOP)
     own = {k: v for k, v in asked.items() if k in Asked._fields and k not in ("batch", "input")}
     sparsity = None if asked["sparsity"] is None else parse_sparsity(asked["sparsity"])
-    own |= {"sparsity": sparsity, "ranks": int(os.environ.get("WORLD_SIZE", "0"))}
+    own |= {"sparsity": sparsity, "ranks": _world()}
     if asked["input"] is not None:
         own["input"] = asked["input"][0]
     cases = [
@@ -44,7 +49,33 @@ def execute(asked: dict[str, Any], measuring: dict[str, Any], output: dict[str, 
     return run(cases, asked, how, output)
 
 
-def run(cases: list[Case], asked: dict[str, Any], how: Any, output: dict[str, Any]) -> int:
+def execute_suite(sweeps: Sequence[Sweep], how: Settings, output: dict[str, Any]) -> int:
+    """Measure the training sweeps of a suite, which name schemes as their backends."""
+    from csbench.training.plan import Asked, plan
+
+    cases: list[Case] = []
+    for sweep in sweeps:
+        if set(sweep.task) != {"train-step"}:
+            raise SuiteError('task "train-step" stands in a table of its own')
+        schemes = sweep.backend or sweep.pattern or ("dense",)
+        axes = product(
+            sweep.model, sweep.device, sweep.dataset or ("imagenet",), sweep.dtype,
+            sweep.batch, sweep.epochs or (None,), sweep.sparsity or (None,), schemes,
+        )  # fmt: skip
+        for model, device, dataset, dtype, batch, epochs, sparsity, scheme in axes:
+            cases.append(
+                plan(
+                    Asked(
+                        scheme=scheme, model=model, device=device, dataset=dataset, dtype=dtype,
+                        batch=batch, epochs=epochs, sparsity=sparsity, seed=sweep.seed[0],
+                        ranks=_world(),
+                    )
+                )
+            )  # fmt: skip
+    return run(cases, {**_OPTIONS, "seed": how.seed}, how, output)
+
+
+def run(cases: list[Case], asked: dict[str, Any], how: Settings, output: dict[str, Any]) -> int:
     """Measure the cases in this process; the first rank writes and speaks."""
     from csbench.sparse.checkpoint import target
     from csbench.training.measure import measure
@@ -61,8 +92,7 @@ def run(cases: list[Case], asked: dict[str, Any], how: Any, output: dict[str, An
         finetune_lr=asked["finetune_lr"],
     )  # fmt: skip
     _threads(how.threads)
-    ranks = join(cases[0].device, how.stop.timeout) if cases else None
-    assert ranks is not None
+    ranks = join(cases[0].device, min(how.stop.timeout, _LONGEST_WAIT))
     reporter = Reporter(verbose=output["verbose"], quiet=output["quiet"] or not ranks.first)
     done = measured_keys(output["path"]) if output["resume"] else frozenset()
     records: list[Record] = []
@@ -125,6 +155,11 @@ def _listed(text: str) -> list[str]:
     if not all(names):
         raise UsageError(f"an empty value in --pattern '{text}'; expected a comma list")
     return list(dict.fromkeys(names))
+
+
+def _world() -> int:
+    """How many ranks torchrun started; 0 without it."""
+    return int(os.environ.get("WORLD_SIZE", "0"))
 
 
 def _threads(count: int | None) -> None:

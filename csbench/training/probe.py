@@ -142,7 +142,7 @@ class Probe:
         updated = {p.name for p in plan if p.updates > 1}
         chosen = max(reversed(phases), key=lambda p: (p.name in updated, p.steps))
         mean = sum(chosen.samples_ms) / len(chosen.samples_ms)
-        wanted = 1e3 * self._stop.max_time / 2 / mean
+        wanted = 1e3 * self._stop.max_time / 6 / mean
         steps = max(_HELD_LEAST, min(_HELD_MOST, int(wanted)))
         every, sparsity = self._setup.asked.interval, trainer.scheme.sparsity
         due = [chosen.name in updated and i % every == 0 for i in range(steps)]

@@ -145,6 +145,31 @@ def test_a_case_that_is_there_is_not_measured_again(folder: Path) -> None:
     assert isinstance(record.case.training, TrainSettings)
 
 
+def test_a_suite_names_schemes_and_is_run_with_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["run", "training_hours", "--dry-run"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 16 and sum("batch 256" in line for line in listed) == 8
+    suite = f"""
+[[cases]]
+task = "train-step"
+model = "{NETS}:net"
+dataset = "synthetic"
+backend = ["dense", "cs-c"]
+epochs = 3
+batch = 4
+device = "cpu"
+"""
+    (folder / "mine.toml").write_text(suite)
+    assert run(["run", "mine.toml", *QUICK[:-2]]) in MEASURED
+    assert [r.case.backend for r in records(folder)] == ["dense", "cs-c"]
+    assert [phase.name for phase in report(records(folder)[1]).phases] == ["dense", "fixed mask"]
+    (folder / "mixed.toml").write_text(suite.replace('"train-step"', '["train-step", "infer"]'))
+    assert run(["run", "mixed.toml"]) == 2
+    assert "a table of its own" in capsys.readouterr().err
+
+
 def torchrun(folder: Path, *arguments: str, net: str = "net") -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
@@ -172,3 +197,11 @@ def test_a_rank_that_dies_ends_all_and_is_named(folder: Path) -> None:
     done = torchrun(folder, "--pattern", "cs", *SYNTHETIC, net="mortal")
     assert done.returncode != 0
     assert "exitcode  : 7" in done.stderr and "rank      : 1" in done.stderr
+
+
+def test_a_rank_that_hangs_ends_all_within_the_bound(folder: Path) -> None:
+    done = torchrun(folder, "--pattern", "cs", *SYNTHETIC, "--timeout", "5", net="stuck")
+    assert done.returncode != 0
+    (record,) = records(folder)
+    assert record.status in ("timeout", "error") and record.reason
+    assert str(record.reason) in done.stderr

@@ -1,8 +1,10 @@
-"""Networks for the tests of training: one that needs too much memory, one whose rank dies."""
+"""Networks for the tests of training: one that needs too much memory, one whose rank dies or hangs."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,19 @@ class Mortal(Net):
         return super().forward(x)
 
 
+class Stuck(Net):
+    """Rank 1 never comes back from its third training step."""
+
+    steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Stuck.steps += self.training
+        if os.environ.get("RANK") == "1" and Stuck.steps > 3:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+            threading.Event().wait()
+        return super().forward(x)
+
+
 def net(num_classes: int = 10) -> nn.Module:
     return Net(num_classes)
 
@@ -61,5 +76,9 @@ def mortal(num_classes: int = 10) -> nn.Module:
     return Mortal(num_classes)
 
 
-for factory in (net, greedy, mortal):
+def stuck(num_classes: int = 10) -> nn.Module:
+    return Stuck(num_classes)
+
+
+for factory in (net, greedy, mortal, stuck):
     factory.input_size = (3, 8, 8)  # type: ignore[attr-defined]
