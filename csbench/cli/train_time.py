@@ -15,7 +15,8 @@ from csbench.cli.options import Axis, measuring, output
     "--pattern",
     required=True,
     metavar="P,...",
-    help="Schemes: nm, cs, cs-c, ovw, shfl-bw, block, unstructured, dense; cs:4, nm:1:4, ...",
+    help="Schemes: nm, cs, cs-c, ovw, shfl-bw, block, unstructured, dense; cs:4, nm:1:4, ...; "
+    "nm-argsort is nm as its authors wrote it.",
 )
 @click.option("--model", default="resnet50", show_default=True, metavar="M")
 @click.option("--sparsity", metavar="S", help="[50], in percent, or what the pattern fixes.")

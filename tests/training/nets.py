@@ -1,4 +1,4 @@
-"""Networks for the tests of training: one that needs too much memory, one whose rank dies or hangs."""
+"""Networks for the tests of training: too large for memory, dying or hanging on one rank."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.training.nets import net
 CPU = Conditions("cpu", "fp32")
 PATTERNS = {
     "nm": "nm:2:4", "cs": "cs:4", "cs-c": "cs:2", "ovw": "ovw:8@0.75", "shfl-bw": "shfl-bw:8@0.75",
-    "block": "block:8x8@0.5", "unstructured": "unstructured@0.9",
+    "nm-argsort": "nm:2:4", "block": "block:8x8@0.5", "unstructured": "unstructured@0.9",
 }  # fmt: skip
 
 
@@ -74,6 +74,16 @@ def test_sr_ste_is_the_published_rule() -> None:
         expected = weight.grad + 2e-4 * (~mask) * value
         torch.testing.assert_close(gradient, expected)
     assert all(torch.equal(p, w) for p, w in zip(scheme.layers.parameters, dense, strict=True))
+
+
+def test_sr_ste_trains_the_weights_of_the_authors_code() -> None:
+    fused, sorted_ = trainer_of("nm"), trainer_of("nm-argsort")
+    for step in range(3):
+        fused.step(batch(step))
+        sorted_.step(batch(step))
+    others = sorted_.model.state_dict()
+    for name, value in fused.model.state_dict().items():
+        torch.testing.assert_close(value, others[name], msg=name)
 
 
 def test_sr_ste_in_half_precision_trains_the_weights_left_out() -> None:

@@ -48,7 +48,7 @@ class Block(Pattern):
         blocks = to_blocks(weight, *self.size)
         count = kept(blocks.shape[1], spec.sparsity or 0.0)
         chosen = blocks.square().sum((2, 3)).topk(count, dim=1).indices
-        keep = torch.zeros(blocks.shape[:2], dtype=torch.bool).scatter_(1, chosen, True)
+        keep = torch.zeros_like(blocks[:, :, 0, 0], dtype=torch.bool).scatter_(1, chosen, True)
         mask = from_blocks(keep[:, :, None, None].expand(blocks.shape), shape_of(weight))
         return mask.reshape(weight.shape)
 

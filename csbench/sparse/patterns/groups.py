@@ -40,7 +40,7 @@ class Grouped(Pattern):
             chosen = groups.argmax(3, keepdim=True)
         else:
             chosen = groups.topk(n, dim=3, sorted=False).indices
-        keep = torch.zeros(groups.shape, dtype=torch.bool).scatter_(3, chosen, True)
+        keep = torch.zeros_like(groups, dtype=torch.bool).scatter_(3, chosen, True)
         return from_groups(keep, shape, span).reshape(weight.shape)
 
     def verify(self, weight: Tensor) -> Verdict:

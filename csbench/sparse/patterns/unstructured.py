@@ -22,7 +22,7 @@ class Unstructured(Pattern):
         spec = self.target(weight, sparsity)
         count = kept(weight.numel(), spec.sparsity or 0.0)
         largest = weight.abs().flatten().topk(count, sorted=False).indices
-        mask = torch.zeros(weight.numel(), dtype=torch.bool)
+        mask = torch.zeros_like(weight, dtype=torch.bool).flatten()
         mask[largest] = True
         return mask.reshape(weight.shape)
 

@@ -11,12 +11,13 @@ from csbench.training.schemes.cs import CS
 from csbench.training.schemes.cs_c import CSC
 from csbench.training.schemes.dense import Dense
 from csbench.training.schemes.nm import NM
+from csbench.training.schemes.nm_argsort import NMArgsort
 from csbench.training.schemes.ovw import OVW
 from csbench.training.schemes.shfl_bw import ShflBW
 from csbench.training.schemes.unstructured import Unstructured
 
 SCHEMES: dict[str, type[Scheme]] = {
-    kind.name: kind for kind in (Dense, NM, CS, CSC, OVW, ShflBW, Block, Unstructured)
+    kind.name: kind for kind in (Dense, NM, CS, CSC, OVW, ShflBW, Block, Unstructured, NMArgsort)
 }
 SPARSITY = 0.5  # where none is asked for: 2:4, the ratio that hardware knows
 
@@ -31,7 +32,7 @@ def specify(text: str, sparsity: float | None = None) -> tuple[str, PatternSpec]
     name, rest = _split(text.strip().lower())
     if name not in SCHEMES:
         raise UsageError(unknown("training scheme", name, SCHEMES))
-    spec = parse(("cs" if name == "cs-c" else name) + rest)
+    spec = parse(SCHEMES[name].pattern + rest)
     if spec.name == "dense":
         return name, spec.at(0.0)
     own = spec.own_sparsity

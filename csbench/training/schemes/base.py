@@ -14,6 +14,8 @@ from csbench.sparse.network import verify_state
 from csbench.training.layers import SparseLayers
 from csbench.training.schedule import Phase
 
+_SEARCHED = ("ovw", "shfl-bw")  # row searches decide one row after the other, on the host
+
 
 class Scheme:
     """One way to train to a pattern. A step calls, in order: `before_forward`, the network,
@@ -23,6 +25,7 @@ class Scheme:
     """
 
     name: ClassVar[str]
+    pattern: ClassVar[str]  # the family that it trains to
     recipe: ClassVar[Recipe]
     own_epochs: ClassVar[int]  # of its whole schedule on ImageNet
     event: ClassVar[str] = "mask update"  # what choosing the masks is called
@@ -74,9 +77,10 @@ class Scheme:
         if sparsity == 0.0:
             self.layers.mask.fill_(True)
             return
-        pattern = for_spec(self.spec)
+        pattern, search = for_spec(self.spec), self.spec.name in _SEARCHED
         for parameter, mask in zip(self.layers.parameters, self.layers.masks, strict=True):
-            mask.copy_(pattern.mask(parameter.detach().cpu().contiguous(), sparsity))
+            weight = parameter.detach().contiguous()
+            mask.copy_(pattern.mask(weight.cpu() if search else weight, sparsity))
 
     def finish(self) -> None:
         """Leave only the kept weights, at the scheme's own sparsity."""

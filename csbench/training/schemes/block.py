@@ -10,5 +10,6 @@ class Block(GradualScheme):
     """Gradual pruning of RxC blocks; the source gives no settings, so CS's epochs are taken."""
 
     name = "block"
+    pattern = "block"
     recipe = Recipe(scheme="Pretrain+finetune", method="Gradual pruning", finetune_lr=0.1)
     own_epochs = 180

@@ -22,6 +22,7 @@ class CS(GradualScheme):
     """Pretrain under rising sparsity with re-selection, finetune under the final mask."""
 
     name = "cs"
+    pattern = "cs"
     recipe = Recipe(scheme="Pretrain+finetune", method="Gradual pruning", finetune_lr=0.1)
     own_epochs = 180
     begin = 0.0

@@ -12,6 +12,7 @@ class CSC(OneShot):
     """Pretrained dense; the largest weight of every complementary group kept, then finetuned."""
 
     name = "cs-c"
+    pattern = "cs"
     recipe = Recipe(scheme="Pretrain+finetune", method="none", finetune_lr=0.1)
     own_epochs = 180
     event = "mask choice"

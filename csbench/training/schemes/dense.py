@@ -14,6 +14,7 @@ class Dense(Scheme):
     """Every weight trained; no hook does anything."""
 
     name = "dense"
+    pattern = "dense"
     recipe = Recipe(scheme="Training from scratch", method="none")
     own_epochs = 90
 

@@ -25,6 +25,7 @@ class NM(Scheme):
     """Training from scratch on dense weights of which N of M are used."""
 
     name = "nm"
+    pattern = "nm"
     recipe = Recipe(
         scheme="Training from scratch", method="Sparse-refined regularization",
         weight_decay=5e-5, warmup_epochs=5, decay=2e-4,

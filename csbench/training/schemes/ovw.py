@@ -10,6 +10,7 @@ class OVW(OneShot):
     """V x 1 vectors kept whole; the row clustering is one search between the two stages."""
 
     name = "ovw"
+    pattern = "ovw"
     recipe = Recipe(scheme="Pretrain+finetune", method="Row clustering", finetune_lr=0.0008)
     own_epochs = 200
     event = "row clustering"

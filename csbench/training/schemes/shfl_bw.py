@@ -10,6 +10,7 @@ class ShflBW(OneShot):
     """V x 1 vectors kept whole; the shuffle is one search. Its epochs are not published: OVW's."""
 
     name = "shfl-bw"
+    pattern = "shfl-bw"
     recipe = Recipe(scheme="Pretrain+finetune", method="Heuristic searching", finetune_lr=0.0008)
     own_epochs = 200
     event = "row shuffle search"

@@ -10,5 +10,6 @@ class Unstructured(GradualScheme):
     """Gradual pruning of single weights, each layer at the same sparsity."""
 
     name = "unstructured"
+    pattern = "unstructured"
     recipe = Recipe(scheme="Pretrain+finetune", method="Gradual pruning", finetune_lr=0.1)
     own_epochs = 180

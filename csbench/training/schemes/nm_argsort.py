@@ -1,0 +1,65 @@
+"""nm-argsort: SR-STE as its authors' code computes it, layer by layer with a sort.
+
+The same training as `nm`, kept to be compared with: after Zhou et al., ICLR 2021
+(aojunzz/NM-sparsity), rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from csbench.training.layers import SparseLayers
+from csbench.training.schemes.nm import NM
+
+
+class NMArgsort(NM):
+    """An autograd function for every layer sorts its groups in every forward pass."""
+
+    name = "nm-argsort"
+
+    def attach(self, model: nn.Module, channels_last: bool, dtype: torch.dtype) -> nn.Module:
+        self._layers = SparseLayers(model, self.spec, channels_last)
+        return _Sorting(model, self._layers)
+
+    def before_forward(self) -> None:
+        """Everything happens in the forward and backward pass."""
+
+    def before_optimiser(self, gradients: Sequence[Tensor]) -> None:
+        """The decay is in the gradient already."""
+
+
+class _Sorting(nn.Module):
+    def __init__(self, model: nn.Module, layers: SparseLayers) -> None:
+        super().__init__()
+        self.model = model
+        self._names, self._own, self._kept = layers.names, layers.parameters, layers.kept_of_group
+
+    def forward(self, images: Tensor) -> Any:
+        used = {
+            name: _Sorted.apply(weight, *self._kept, NM.recipe.decay)  # type: ignore[no-untyped-call]
+            for name, weight in zip(self._names, self._own, strict=True)
+        }
+        return functional_call(self.model, used, (images,))
+
+
+class _Sorted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, n: int, m: int, decay: float) -> Tensor:
+        by_tap = weight.detach().abs().permute(0, 2, 3, 1) if weight.ndim == 4 else weight.abs()
+        smallest = torch.argsort(by_tap.reshape(-1, m), dim=1)[:, : m - n]
+        mask = torch.ones(by_tap.numel() // m, m, device=weight.device)
+        mask = mask.scatter_(1, smallest, 0).reshape(by_tap.shape)
+        ctx.mask = mask.permute(0, 3, 1, 2) if weight.ndim == 4 else mask
+        ctx.decay = decay
+        ctx.save_for_backward(weight)
+        return weight.clone() * ctx.mask
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        return gradients[0] + ctx.decay * (1 - ctx.mask) * weight, None, None, None
