@@ -38,20 +38,24 @@ class Stored:
     scale: float
 
 
-def lower_network(program: Program, case: Case) -> LoweredNetwork | None:
-    """The whole network as one callable; None where some layer fits none of the kernels."""
+def lower_network(program: Program, case: Case, *, sparse: bool = True) -> LoweredNetwork | None:
+    """The whole network as one callable; None where some layer fits none of the kernels.
+
+    Without `sparse` every layer runs dense, whatever its zeros: the dense baseline that gets all
+    that the sparse kernels get.
+    """
     from csbench.backends.gpu_cs_throughput import why_not_at_all  # it imports this module
 
     if any(why_not_at_all(conv, case) for conv in program.convolutions):
         return None
-    return _Lowering(program, case).network()
+    return _Lowering(program, case, sparse).network()
 
 
 class _Lowering:
     """Turns steps into calls over a table of values, and remembers how each value is stored."""
 
-    def __init__(self, program: Program, case: Case) -> None:
-        self.program, self.case = program, case
+    def __init__(self, program: Program, case: Case, sparse: bool) -> None:
+        self.program, self.case, self.sparse = program, case, sparse
         self.dense_kind = kind_of(case.dtype, sparse=False)
         self.peaks = calibrate(program, case)
         self.stored = {0: Stored(False, program.input_size[0], 1.0)}
@@ -98,11 +102,12 @@ class _Lowering:
         scales = (
             self.stored[inputs[0]].scale, self.stored[inputs[-1]].scale, stored.scale,
         )  # fmt: skip
-        sparse = fits_2_4(conv.weight)
+        sparse = self.sparse and fits_2_4(conv.weight)
         layer = Layer(conv, self.dense_kind._replace(sparse=sparse), self.case.device, scales)
         layer.choose(*self._samples(conv))
         self._add(step.output, stored, layer.run, inputs)
-        reason = "kept dense" if conv.pattern is None else "weights are not 2:4"
+        reason = "weights are not 2:4" if self.sparse else "dense on purpose"
+        reason = "kept dense" if conv.pattern is None else reason
         self._report(conv, layer, None if sparse else reason)
 
     def _pooling(self, step: Step) -> bool:

@@ -341,3 +341,14 @@ def test_whole_network(dtype: str, m: int) -> None:
     x = torch.randn(5, 3, 64, 64).to(kind)
     error = reference.relative_error(network(x.cuda()), reference.run(program, x))
     assert error < {"fp32": 1e-5, "fp16": 1e-2, "bf16": 4e-2}[dtype]
+
+
+@pytest.mark.gpu
+@hopper
+def test_dense_on_purpose() -> None:
+    program = sparse_program(4)
+    network = gpu_cs_throughput.lower_network(program, case("fp32", 2), sparse=False)
+    assert network is not None
+    assert {report.ran for report in network.layers} == {"dense"}
+    x = torch.randn(2, 3, 64, 64)
+    assert reference.relative_error(network(x.cuda()), reference.run(program, x)) < 1e-5
