@@ -3,8 +3,9 @@
 Keys: `csbench`, `commit`, `python`, `system`, `host` (hashed), `cpu`, `cores`, `threads`,
 `isa`, `memory_bytes`, `compiler`, `libraries`, `torch`; on a GPU also `gpu`, `gpu_index`,
 `gpu_memory_bytes`, `capability`, `driver`, `cuda`, `cudnn`, `nvcc`. A case adds `clocks`
-({"start", "end"}, each MHz, W, C), `gpu_during`, `ceilings` (csbench.bench.limits) and
-`launch_bound`.
+({"start", "end"}, each MHz, W, C), `gpu_during` (csbench.bench.nvml.summary), `joules_per_image`
+({"sparse", "baseline"}), `ceilings` (csbench.bench.limits), `launch_bound` (of a layer) and
+`workers` when several measured at once.
 """
 
 from __future__ import annotations

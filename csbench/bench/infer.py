@@ -19,6 +19,7 @@ from csbench.bench.baseline import Baselines
 from csbench.bench.capture import Replay
 from csbench.bench.check import Gate, passed
 from csbench.bench.clocks import Clock, CudaClock, HostClock
+from csbench.bench.energy import joules_per_run
 from csbench.bench.flush import flusher
 from csbench.bench.memory import in_use, peak_of
 from csbench.bench.messages import Settings
@@ -117,6 +118,7 @@ class Bench:
         pairs, readings = self._sample(replay, baseline.replay, clock, settings, report)
         work.env["clocks"]["end"] = environment.clocks(self._nvml)
         work.env |= {"gpu_during": summary(readings)} if readings else {}
+        self._weigh(work, pairs, replay, baseline.replay, clock)
         report("checking again")
         work.checked(gate.fresh(replay.fresh, settings.seed + 1))
 
@@ -135,6 +137,23 @@ class Bench:
         if work.too_fast(known):
             work.env["ceilings"] = known = limits.ceilings(case.device, self.env, again=True)
         work.judge(pairs, known)
+
+    def _weigh(
+        self, work: _Work, pairs: Pairs, run: Replay, baseline: Replay, clock: Clock
+    ) -> None:
+        """Joules for one image of both, where the GPU counts them."""
+        both = {
+            "sparse": (run, pairs.samples_ms),
+            "baseline": (baseline, pairs.baseline_samples_ms),
+        }
+        spent = {
+            name: joules_per_run(one, median(times), clock, self._nvml)
+            for name, (one, times) in both.items()
+        }
+        if None not in spent.values():
+            work.env["joules_per_image"] = {
+                name: joules / work.case.batch for name, joules in spent.items() if joules
+            }
 
     def _sample(
         self, run: Replay, baseline: Replay, clock: Clock, settings: Settings, report: Report
@@ -155,6 +174,8 @@ class _Work:
 
     def __init__(self, case: Case, settings: Settings, env: dict[str, Any]) -> None:
         self.case, self.settings, self.env = case, settings, env
+        if settings.workers > 1:  # GPUs of one host share its power, its links and its processor
+            env["workers"] = settings.workers
         self.status: Status = "ok"
         self.reason: str | None = None
         self.measurement: Measurement | None = None

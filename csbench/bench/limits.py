@@ -107,7 +107,7 @@ def _product(clock: Clock, device: str, dtype: str, size: int) -> float:
 
 def _empty_graph(clock: Clock) -> float:
     """Replaying a graph of one tiny kernel: what no network can be faster than."""
-    x = torch.zeros(1, device="cuda")
+    x = torch.zeros(1, device="cuda").add_(1)  # loads the kernel, which a capture may not
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         x.add_(1)

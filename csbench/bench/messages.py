@@ -20,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rtol: float | None = None  # instead of the precision's own tolerance
     cache: Literal["cold", "warm"] | None = None  # by default warm for networks, cold for layers
     threads: int | None = None
+    workers: int = 1  # that measure at the same time on this host
 
 
 class Plan(msgspec.Struct, frozen=True, tag=True):

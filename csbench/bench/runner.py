@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
+import msgspec
+
 from csbench.bench.environment import host
 from csbench.bench.messages import Done, Measure, Plan, Planned, Progress, Ready, Refused, Settings
 from csbench.bench.process import Worker
@@ -33,7 +35,7 @@ class Runner:
     """
 
     def __init__(self, devices: Sequence[str], settings: Settings, reporter: Reporter) -> None:
-        self._settings = settings
+        self._settings = msgspec.structs.replace(settings, workers=len(devices))
         self._reporter = reporter
         self._desks = [_Desk(device, settings.threads) for device in devices]
 

@@ -52,11 +52,12 @@ def execute(
         done = measured_keys(output["path"]) if output["resume"] else frozenset()
         planned = _plan(sweeps, how, gpus, reporter, done, stack)
         if store is None:
-            for _, cases in planned:
-                for case in cases:
+            for _, part in planned:
+                for case in part:
                     click.echo(f"{case.key}  {title(case)} on {case.device} over {case.baseline}")
             return 0
-        _announce([case for _, cases in planned for case in cases], how.stop, done, reporter)
+        cases = [case for _, part in planned for case in part]
+        _announce(cases, how.stop, done, reporter, workers=max(1, len(gpus)))
         records: list[Record] = []
         try:
             _measure(planned, store, output, reporter, records)
@@ -109,14 +110,18 @@ def _devices(sweep: Sweep, gpus: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _announce(
-    cases: Sequence[Case], stop: StopRule, done: frozenset[str], reporter: Reporter
+    cases: Sequence[Case], stop: StopRule, done: frozenset[str], reporter: Reporter, workers: int
 ) -> None:
+    """How many cases there are and how long they take, before the first one starts."""
     skipped = f" ({len(done)} are there already)" if done else ""
     if not cases:
         reporter.say(f"nothing to measure{skipped}")
         return
-    least, most = (len(cases) * (t + _PREPARING) for t in (stop.min_time, stop.max_time))
+    each = len(cases) / workers
+    least, most = (each * (t + _PREPARING) for t in (stop.min_time, stop.max_time))
     plural = "s" if len(cases) > 1 else ""
+    if workers > 1:
+        reporter.say(f"{workers} GPUs of one host at once: they share its power, links and CPU")
     reporter.say(
         f"{len(cases)} case{plural} on {cases[0].device}{skipped}, "
         f"about {_duration(least)} to {_duration(most)}"

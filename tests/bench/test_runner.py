@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from csbench.bench.messages import Settings
@@ -102,6 +103,15 @@ def test_the_parent_never_loads_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_several_workers_share_the_cases() -> None:
+    settings = Settings(stop=StopRule(runs=2, warmup=0), threads=1)
+    wanted = [msgspec.structs.replace(case("IsMissing"), batch=n) for n in (1, 2, 3)]
+    with Runner(["cpu", "cpu"], settings, Reporter(quiet=True)) as runner:
+        records = list(runner.measure(wanted))
+    assert sorted(r.case.batch for r in records) == [1, 2, 3]
+    assert {r.env["workers"] for r in records} == {2}
 
 
 def test_a_worker_does_not_outlive_its_parent() -> None:
