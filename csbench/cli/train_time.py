@@ -19,7 +19,7 @@ from csbench.cli.options import Axis, measuring, output
     "nm-argsort is nm as its authors wrote it.",
 )
 @click.option("--model", default="resnet50", show_default=True, metavar="M")
-@click.option("--sparsity", metavar="S", help="[50], in percent, or what the pattern fixes.")
+@click.option("--sparsity", type=Axis("sparsity"), metavar="S,...", help="[50], in percent.")
 @click.option(
     "--dataset",
     default="imagenet",
@@ -66,6 +66,8 @@ from csbench.cli.options import Axis, measuring, output
 @click.option("--train", "whole", is_flag=True, help="Train to the end instead of probing.")
 @click.option("--lr", type=float, metavar="R", help="Initial learning rate [the scheme's].")
 @click.option("--finetune-lr", type=float, metavar="R", help="Of the second stage.")
+@click.option("--weight-decay", type=click.FloatRange(0), metavar="R", help="[the scheme's]")
+@click.option("--warmup-epochs", type=click.IntRange(0), metavar="N", help="[the scheme's]")
 @click.option(
     "--workers",
     type=click.IntRange(0),

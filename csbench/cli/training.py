@@ -15,7 +15,6 @@ from csbench.bench.progress import Reporter
 from csbench.core.axes import Sweep
 from csbench.core.case import Case
 from csbench.core.outcome import exit_code
-from csbench.core.pattern import parse_sparsity
 from csbench.core.record import Record
 from csbench.core.stop import StopRule
 from csbench.core.store import DEFAULT, Store, measured_keys
@@ -25,27 +24,27 @@ from csbench.errors import CsbenchError, SuiteError, UsageError
 # Samples are whole steps, which take long and vary more than a forward pass does.
 STOP = StopRule(warmup=2, min_time=2.0, max_time=60.0, max_noise=0.02, timeout=1800.0)
 _LONGEST_WAIT = 300.0  # seconds that ranks wait for one another before all of them end
-_OPTIONS = {"data": None, "save": None, "workers": 2, "lr": None, "finetune_lr": None}
+_OPTIONS = {"data": None, "save": None, "workers": 2}
 
 
 def execute(asked: dict[str, Any], measuring: dict[str, Any], output: dict[str, Any]) -> int:
-    """Measure one case for each scheme and batch size and return the exit code."""
+    """Measure one case for each scheme, sparsity and batch size and return the exit code."""
     from csbench.cli.execute import settings
     from csbench.training.plan import Asked, plan
 
     how = settings({k: v for k, v in measuring.items() if k not in ("rtol", "cache")}, STOP)
-    own = {k: v for k, v in asked.items() if k in Asked._fields and k not in ("batch", "input")}
-    sparsity = None if asked["sparsity"] is None else parse_sparsity(asked["sparsity"])
-    own |= {"sparsity": sparsity, "ranks": _world()}
-    if asked["input"] is not None:
-        own["input"] = asked["input"][0]
-    cases = [
-        plan(Asked(scheme=scheme, batch=batch, **own))
-        for batch in asked["batch"] or (None,)
-        for scheme in _listed(asked["pattern"])
+    lists = ("batch", "input", "sparsity")
+    own = {k: v for k, v in asked.items() if k in Asked._fields and k not in lists}
+    size = None if asked["input"] is None else asked["input"][0]
+    planned = [
+        plan(Asked(scheme=s, batch=b, sparsity=share, input=size, ranks=_world(), **own))
+        for b in asked["batch"] or (None,)
+        for s in _listed(asked["pattern"])
+        for share in asked["sparsity"] or (None,)
     ]
+    cases = list({case.key: case for case in planned}.values())  # dense has one sparsity alone
     if asked["save"] is not None and len(cases) > 1:
-        raise UsageError("--save takes one scheme and one batch size; name one of each")
+        raise UsageError("--save takes one scheme, sparsity and batch size; name one of each")
     return run(cases, asked, how, output)
 
 
@@ -88,8 +87,7 @@ def run(cases: list[Case], asked: dict[str, Any], how: Settings, output: dict[st
         return 0
     options = Options(
         data=asked["data"], save=None if asked["save"] is None else target(asked["save"]),
-        workers=asked["workers"], seed=asked["seed"], lr=asked["lr"],
-        finetune_lr=asked["finetune_lr"],
+        workers=asked["workers"], seed=asked["seed"],
     )  # fmt: skip
     _threads(how.threads)
     ranks = join(cases[0].device, min(how.stop.timeout, _LONGEST_WAIT))

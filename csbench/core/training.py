@@ -23,6 +23,10 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     channels_last: bool = False
     compile: bool = False
     whole: bool = False  # trained to the end of the schedule, not probed
+    lr: float | None = None  # these four in place of the scheme's own
+    finetune_lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: int | None = None
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-import msgspec
 import torch
 
 from csbench.bench import environment
@@ -44,18 +43,21 @@ def measure(
     try:
         with _limit(stop.timeout):
             setup = Setup(case, options, ranks)
-            setup.how.set_precision()
-            if setup.asked.whole:
-                report, trainer = train(setup, say)
-                found["training"] = report
-            else:
-                found |= _probed(setup, stop, clock or _clock(case.device, ranks), env, say)
-                trainer = found.pop("trainer")
+            with setup.how.precision():
+                if setup.asked.whole:
+                    found["training"], trainer = train(setup, say)
+                else:
+                    found |= _probed(setup, stop, clock or _clock(case.device, ranks), env, say)
+                    trainer = found.pop("trainer")
             found["sparsity"] = _finished(setup, trainer, say)
     except UsageError:
         raise
     except Exception as error:
-        found = dict(zip(("status", "reason"), _failure(error, case, options, ranks), strict=True))
+        status, reason = _failure(error, ranks)
+        found = {"status": status, "reason": reason}
+    if found["status"] == "oom":  # here the error is gone, and with it all that it kept in memory
+        hint = "" if ranks.launched else f"; {suggestion(case, options)}"
+        found["reason"] = f"a batch of {case.batch} does not fit{hint}"
     created = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Record(created=created, key=case.key, case=case, env=env, **found)
 
@@ -119,16 +121,14 @@ def _finished(setup: Setup, trainer: Trainer, say: Say) -> Sparsity:
     return sparsities(state, plan)
 
 
-def _failure(error: Exception, case: Case, options: Options, ranks: Ranks) -> tuple[Status, str]:
+def _failure(error: Exception, ranks: Ranks) -> tuple[Status, str]:
     line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, NotFinite):
         return "invalid", line
     if isinstance(error, CaseTimeout):
         return "timeout", line
     if out_of_memory(error):
-        del error
-        hint = "" if ranks.launched else f"; {suggestion(case, options)}"
-        return "oom", f"a batch of {case.batch} does not fit{hint}"
+        return "oom", line
     if ranks.launched:  # the other ranks must not wait for this one: let torchrun end them
         raise CsbenchError(f"rank {ranks.rank}: {type(error).__name__}: {line}") from error
     return "error", line if isinstance(error, CsbenchError) else f"{type(error).__name__}: {line}"
@@ -153,8 +153,3 @@ def _limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def encode(record: Record) -> bytes:
-    """One line of a record file."""
-    return msgspec.json.encode(record)

@@ -42,6 +42,10 @@ class Asked(NamedTuple):
     checkpoint: Path | None = None
     seed: int = 0
     ranks: int = 0
+    lr: float | None = None
+    finetune_lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: int | None = None
 
 
 def plan(asked: Asked) -> Case:
@@ -67,6 +71,10 @@ def plan(asked: Asked) -> Case:
         channels_last=device == "cuda" if last is None else last,
         compile=asked.compile,
         whole=asked.whole,
+        lr=asked.lr,
+        finetune_lr=asked.finetune_lr,
+        weight_decay=asked.weight_decay,
+        warmup_epochs=asked.warmup_epochs,
     )
     return Case(
         task="train-step", model=asked.model, pattern=spec.family, sparsity=spec.sparsity or 0.0,

@@ -24,14 +24,12 @@ from csbench.training.step import Conditions, Trainer
 
 
 class Options(NamedTuple):
-    """What a run needs besides the case: where data lies, what to save, hyperparameters given."""
+    """What a run needs besides the case: where data lies, and what to save."""
 
     data: Path | None = None
     save: Path | None = None
     workers: int = 2
     seed: int = 0
-    lr: float | None = None
-    finetune_lr: float | None = None
 
 
 class Setup:
@@ -42,7 +40,7 @@ class Setup:
         self.case, self.asked, self.options, self.ranks = case, case.training, options, ranks
         self.how = Conditions(case.device, case.dtype, self.asked.channels_last, self.asked.compile)
         self.dataset: Dataset = dataset(self.asked.dataset)
-        self.recipe = _recipe(SCHEMES[case.backend].recipe, options)
+        self.recipe = _recipe(SCHEMES[case.backend].recipe, self.asked)
         self.spec: PatternSpec = parse(case.pattern).at(case.sparsity)
 
     @property
@@ -105,12 +103,12 @@ class Setup:
         return checkpoints.save(self.options.save, state, notes)
 
 
-def _recipe(own: Recipe, options: Options) -> Recipe:
-    """The scheme's recipe with the rates that were given."""
-    lr = own.lr if options.lr is None else options.lr
-    finetune = own.finetune_lr
-    if finetune is not None and options.finetune_lr is not None:
-        finetune = options.finetune_lr
-    if not lr > 0 or (finetune is not None and not finetune > 0):
+def _recipe(own: Recipe, asked: TrainSettings) -> Recipe:
+    """The scheme's recipe with what was given; a second stage only where it has one."""
+    names = ("lr", "finetune_lr", "weight_decay", "warmup_epochs")
+    given = {name: value for name in names if (value := getattr(asked, name)) is not None}
+    if own.finetune_lr is None:
+        given.pop("finetune_lr", None)
+    if any(not given.get(name, 1) > 0 for name in ("lr", "finetune_lr")):
         raise UsageError("a learning rate is a number above 0; type for example --lr 0.1")
-    return msgspec.structs.replace(own, lr=lr, finetune_lr=finetune)
+    return msgspec.structs.replace(own, **given)

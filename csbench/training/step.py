@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,23 @@ class Conditions:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, self.forward_dtype, enabled=self.dtype in _AUTOCAST)
 
-    def set_precision(self) -> None:
-        """TF32 on or off everywhere: it is a precision of its own."""
-        torch.backends.cuda.matmul.allow_tf32 = self.dtype == "tf32"
-        torch.backends.cudnn.allow_tf32 = self.dtype == "tf32"
-        torch.backends.cudnn.benchmark = True
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """TF32 on or off everywhere: a precision of its own. cuDNN searches its algorithms."""
+        matmul, tf32 = torch.backends.cuda.matmul, self.dtype == "tf32"
+        before = matmul.allow_tf32
+        matmul.allow_tf32 = tf32
+        try:
+            with torch.backends.cudnn.flags(
+                enabled=True,
+                benchmark=True,
+                benchmark_limit=0,
+                deterministic=False,
+                allow_tf32=tf32,
+            ):
+                yield
+        finally:
+            matmul.allow_tf32 = before
 
 
 class Trainer:

@@ -57,7 +57,8 @@ class _Sorted(torch.autograd.Function):
         ctx.mask = mask.permute(0, 3, 1, 2) if weight.ndim == 4 else mask
         ctx.decay = decay
         ctx.save_for_backward(weight)
-        return weight.clone() * ctx.mask
+        masked: Tensor = weight.clone() * ctx.mask
+        return masked
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
