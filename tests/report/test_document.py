@@ -9,15 +9,6 @@ import sys
 
 import msgspec
 import pytest
-from tests.report.made import (
-    GPU,
-    block_records,
-    everything,
-    layer_records,
-    pattern_records,
-    record,
-    training_records,
-)
 
 from csbench.core.case import CheckpointRef
 from csbench.core.record import LayerReport, Record
@@ -27,6 +18,15 @@ from csbench.report.document import render, tables
 from csbench.report.frame import frame
 from csbench.report.table import Cell, Table
 from csbench.report.tables import TABLES
+from tests.report.made import (
+    GPU,
+    block_records,
+    everything,
+    layer_records,
+    pattern_records,
+    record,
+    training_records,
+)
 
 
 def names(records: list[Record]) -> list[str]:
@@ -193,10 +193,11 @@ def test_the_frame_has_a_row_a_case_and_units_in_its_names() -> None:
 
 def test_a_report_imports_neither_torch_nor_pandas() -> None:
     code = (
-        "import sys; from made import everything; from csbench.report.document import render; "
+        "import sys; from tests.report.made import everything; "
+        "from csbench.report.document import render; "
         "render(everything()); render(everything(), format='html'); "
         "sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
     )
-    # The tests' own folder is on the path, for `made`.
+    # The root of the tests is on the path, for `made`.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -12,7 +12,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.report.made import everything, record
 
 from csbench.report import FORMATS, TABLE_NAMES
 from csbench.report.document import render
@@ -21,6 +20,7 @@ from csbench.report.render.latex import escape as latex_escape
 from csbench.report.render.markdown import escape as markdown_escape
 from csbench.report.render.text import text
 from csbench.report.table import Cell, Column, Group, Provenance, Table
+from tests.report.made import everything, record
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NASTY = r"100%_&#${}~^\|<>`*[x]--é—"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.report.made import CPU, GPU, block_records, record, samples
 
 from csbench.core.record import Record
 from csbench.report.rows import Estimate, Row, latest, ratio, rows
+from tests.report.made import CPU, GPU, block_records, record, samples
 
 
 def row(*records: Record) -> Row:
