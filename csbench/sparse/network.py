@@ -15,6 +15,7 @@ from csbench.sparse.layout import Shape, shape_of
 from csbench.sparse.patterns import Verdict, explaining, for_spec, is_dense
 from csbench.sparse.patterns.detect import DENSE, joint, majority
 from csbench.sparse.statedict import classifier
+from csbench.sparse.threads import one_thread
 
 IMAGE_CHANNELS = 4  # a convolution of fewer or as many channels reads the image
 
@@ -67,6 +68,7 @@ def plan(state: Mapping[str, Tensor], spec: PatternSpec, policy: Policy | None =
     return found
 
 
+@one_thread()
 def sparsify_state(
     state: Mapping[str, Tensor], spec: PatternSpec, policy: Policy | None = None
 ) -> tuple[dict[str, Tensor], Plan]:
@@ -102,6 +104,7 @@ def verify_state(
     return layers
 
 
+@one_thread()
 def check_state(
     state: Mapping[str, Tensor], spec: PatternSpec, policy: Policy | None = None
 ) -> tuple[Plan, dict[str, Verdict]]:
@@ -120,6 +123,7 @@ def describe_broken(broken: Mapping[str, Verdict]) -> str:
     return f"layer {name}: {verdict.describe()}{more}"
 
 
+@one_thread()
 def explain_state(state: Mapping[str, Tensor]) -> Explained:
     """Every layer's patterns, the tightest first; the costly part of detection."""
     return {name: explaining(weight) for name, weight in layers_of(state).items()}

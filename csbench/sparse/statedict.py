@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from csbench.errors import CheckpointError
+from csbench.sparse.threads import one_thread
 
 NESTED = (
     "state_dict", "model_state_dict", "model", "net", "module", "ema", "state_dict_ema",
@@ -18,6 +19,7 @@ COUNTERS = ("num_batches_tracked", "n_averaged")  # inference reads neither
 SHOWN = 3
 
 
+@one_thread()
 def plain(content: object, path: object) -> dict[str, Tensor]:
     """float32 tensors by the parameter's plain name, from whatever a checkpoint file holds."""
     raw = _innermost(content)

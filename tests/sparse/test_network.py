@@ -154,3 +154,11 @@ def test_squeeze_and_excite_does_not_pass_for_the_classifier() -> None:
     layers = network.plan(state, parse("nm:2:4"))
     assert layers["fc"] == "the classifier"
     assert isinstance(layers["layer.se.fc"], PatternSpec)
+
+
+def test_the_number_of_threads_is_left_as_it_was(state: dict[str, Tensor]) -> None:
+    torch.set_num_threads(2)
+    pruned, _ = network.sparsify_state(state, parse("cs:4"))
+    with pytest.raises(PatternError):
+        network.verify_state(pruned, parse("cs:8"))
+    assert torch.get_num_threads() == 2

@@ -94,10 +94,12 @@ class Block(Pattern):
     @classmethod
     def holding(cls, nonzero: Tensor) -> list[PatternSpec]:
         """Block sizes that explain the zeros of this support (bool OIHW), with their sparsity."""
-        found = []
+        found: list[PatternSpec] = []
         finest = to_blocks(nonzero, SIZES[0], SIZES[0]).flatten(2).any(2)
-        taps = math.prod(nonzero.shape[2:])
-        grid = finest.reshape(finest.shape[0], taps, -1)
+        zeros = int(nonzero.numel() - nonzero.count_nonzero())
+        if 2 * _valid(nonzero, finest, cls(PatternSpec("block", (SIZES[0], SIZES[0])))) < zeros:
+            return found  # larger blocks account for even fewer
+        grid = finest.reshape(finest.shape[0], math.prod(nonzero.shape[2:]), -1)
         for rows in SIZES:
             for columns in SIZES:
                 block = cls(PatternSpec("block", (rows, columns)))
