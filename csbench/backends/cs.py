@@ -47,6 +47,6 @@ def _kernels(device: str) -> ModuleType:
         from csbench.backends import cpu_cs
 
         return cpu_cs
-    from csbench.backends import gpu_cs_throughput
+    from csbench.backends import gpu_cs
 
-    return gpu_cs_throughput
+    return gpu_cs

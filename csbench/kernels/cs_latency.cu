@@ -207,7 +207,7 @@ __device__ __forceinline__ Tile make_tile(const Conv& c, int cluster) {
     return t;
 }
 
-// Weights of one chunk: the units it touches. Sets past the last one are not read.
+// Weights of one chunk, by one thread: the units it touches. Sets past the last are not read.
 __device__ __forceinline__ void fetch_weights(const Conv& c, const Tile& t, int chunk, u32 to,
                                               u32 barrier) {
     const int first = chunk << c.chunk_log >> c.run_log;
@@ -217,16 +217,17 @@ __device__ __forceinline__ void fetch_weights(const Conv& c, const Tile& t, int 
               units * UNIT, barrier);
 }
 
-// Pixels of one chunk; the copy engine writes zeros for what lies outside the image.
+// Pixels of one chunk, by one thread of every warp, which share the boxes; the copy engine writes
+// zeros for what lies outside the image.
 __device__ __forceinline__ void fetch_pixels(const Conv& c, const Tile& t, const TensorMap* map,
                                              int chunk, u32 to, u32 barrier) {
     // A row of pixels without neighbours is cut anywhere, an image between rows.
     const int x = c.pixels == c.out_width ? t.first * c.stride - c.pad_x : -c.pad_x;
     const int y = c.pixels == c.out_width ? -c.pad_y : t.first_y * c.stride - c.pad_y;
-    for (int g = 0; g < t.groups; ++g)
-        for (int p = 0; p < PLANES; ++p)
-            copy_box(to + (g * PLANES + p) * t.plane_bytes, map, (chunk << c.chunk_log + 5) + g * 64,
-                     x, y, t.image, p, barrier);
+#pragma unroll 1
+    for (int i = threadIdx.x / 32; i < t.groups * PLANES; i += THREADS / 32)
+        copy_box(to + i * t.plane_bytes, map, (chunk << c.chunk_log + 5) + i / PLANES * 64, x, y,
+                 t.image, i % PLANES, barrier);
 }
 
 // What a lane keeps of one m16 tile at one (set, tap).
@@ -294,48 +295,58 @@ __device__ __forceinline__ void step(float (&sum)[MT][NT][4], const Weights& w, 
     }
 }
 
-// The warp's share of one chunk: steps are counted over (set, tap, step of the set).
-__device__ __forceinline__ void multiply(const Conv& c, const Tile& t, int chunk, int wm, int wk,
-                                         u32 weights, u32 pixels, const int (&pixel)[NT],
+// The warp's share of one chunk, in steps counted over (set, tap, step of the set).
+struct Walk {
+    int at, end, unit, set, tap_y, tap_x, step, first;  // first: number of the chunk's first step
+};
+
+__device__ __forceinline__ Walk start_walk(const Conv& c, const Tile& t, int chunk, int wk) {
+    const int sets = c.sets - (chunk << c.chunk_log >> c.run_log);
+    const int total = min(t.units, sets * t.taps) * t.steps;
+    Walk w;
+    w.at = wk * total / WK, w.end = (wk + 1) * total / WK;
+    w.unit = w.at >> min(c.chunk_log, c.run_log), w.step = w.at & (t.steps - 1);
+    w.set = w.unit / t.taps;
+    const int tap = w.unit - w.set * t.taps;
+    w.tap_y = tap / c.taps_w, w.tap_x = tap - w.tap_y * c.taps_w;
+    w.first = (chunk << c.chunk_log) & ((1 << c.run_log) - 1);
+    return w;
+}
+
+__device__ __forceinline__ void multiply(const Conv& c, const Tile& t, Walk w, int wm, u32 weights,
+                                         u32 pixels, const int (&pixel)[NT],
                                          float (&sum)[MT][NT][4]) {
-    const int lane = threadIdx.x & 31;
-    const int valid = min(t.units, (c.sets - (chunk << c.chunk_log >> c.run_log)) * t.taps);
-    const int total = valid * t.steps, end = (wk + 1) * total / WK;
-    int at = wk * total / WK;
-    if (at >= end) return;
-    const int run_log = min(c.chunk_log, c.run_log);
-    int unit = at >> run_log, s = at - (unit << run_log), set = unit / t.taps;
-    int tap_y = (unit - set * t.taps) / c.taps_w, tap_x = unit - set * t.taps - tap_y * c.taps_w;
+    const int lane = threadIdx.x & 31, run_log = min(c.chunk_log, c.run_log);
     // Groups may repeat in the 8 places of a pair's channels (fewer than 8): further pairs.
     const u32 one = 0x00010001u << (3 - c.sub_shift), k0 = 2 * (lane & 3);
     const u32 mine = 0x64006400u + (k0 >> c.sub_shift) + ((k0 + 1 >> c.sub_shift) << 16);
-    const int first = (chunk << c.chunk_log) & ((1 << c.run_log) - 1);
-    const u32 chunks_of_row = t.pitch / 16 - 1;
-    while (at < end) {
-        Weights w;
-        load_weights(w, weights + unit * UNIT + wm * MT * RECORD);
+    const u32 pieces = t.pitch / 16 - 1;
+#pragma unroll 1
+    while (w.at < w.end) {
+        Weights kept;
+        load_weights(kept, weights + w.unit * UNIT + wm * MT * RECORD);
         // Rows of 16-byte pieces, exchanged by the copy engine's swizzle: bits 4.. ^= bits 7..
         u32 address[NT];
-        const int tap = tap_y * c.dilation_h * c.columns + tap_x * c.dilation_w;
+        const int tap = w.tap_y * c.dilation_h * c.columns + w.tap_x * c.dilation_w;
 #pragma unroll
         for (int n = 0; n < NT; ++n) {
             const u32 row = (pixel[n] + tap) * t.pitch;
-            address[n] = pixels + row + (((lane >> 3) ^ (row >> 7 & chunks_of_row)) << 4);
+            address[n] = pixels + row + (((lane >> 3) ^ (row >> 7 & pieces)) << 4);
         }
-        const int stop = min(t.steps, s + end - at);
-        at += stop - s;
+        const int stop = min(t.steps, w.step + w.end - w.at);
+        w.at += stop - w.step;
 #pragma unroll 1
-        for (; s < stop; ++s) {
-            const int k = (set << run_log) + s;
-            const u32 member = mine + 2 * (first + s) * one;
+        for (; w.step < stop; ++w.step) {
+            const int k = (w.set << run_log) + w.step;
+            const u32 member = mine + 2 * (w.first + w.step) * one;
             u32 here[NT];
 #pragma unroll
             for (int n = 0; n < NT; ++n) here[n] = address[n] + (k >> 1) * PLANES * t.plane_bytes;
-            step(sum, w, member, member + one, here, (k & 1) << 6, t.plane_bytes);
+            step(sum, kept, member, member + one, here, (k & 1) << 6, t.plane_bytes);
         }
-        s = 0, ++unit, ++tap_x;
-        if (tap_x == c.taps_w) tap_x = 0, ++tap_y;
-        if (tap_y == c.taps_h) tap_y = 0, ++set;
+        w.step = 0, ++w.unit, ++w.tap_x;
+        if (w.tap_x == c.taps_w) w.tap_x = 0, ++w.tap_y;
+        if (w.tap_y == c.taps_h) w.tap_y = 0, ++w.set;
     }
 }
 
@@ -407,27 +418,24 @@ __device__ __forceinline__ void finish(const Conv& c, long long pixel, int row, 
 // belongs to one block of the cluster, which is sent the others' sums.
 __device__ __forceinline__ void reduce(const Conv& c, const Tile& t, float* red, u32 received,
                                        u32 rank, u32 cluster) {
-    constexpr int AHEAD = 3;
     const int quad = threadIdx.x % QUADS, line = threadIdx.x / QUADS;
     const int row = t.row_block * BM + quad * 4;
     const int share = (BN + cluster - 1) / cluster, begin = rank * share;
     const int end = min(begin + share, t.count);
     const long long image = (long long)t.image * c.pixels + t.first;
     const float4 scale = *(const float4*)(c.scale + row), bias = *(const float4*)(c.bias + row);
-    uint2 rhi[AHEAD] = {}, rlo[AHEAD] = {};
-    if (c.residual && row < c.rows) {
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) {
-            const int p = begin + line + i * LINES;
-            if (p >= end) break;
-            const u16* from = c.residual + (image + p) * c.out_stride + row;
-            rhi[i] = *(const uint2*)from;
-            if (SPLIT) rlo[i] = *(const uint2*)(from + c.out_plane);
-        }
-    }
+    uint2 hi = make_uint2(0, 0), lo = hi;  // of the residual, fetched ahead of need
+    const auto fetch_residual = [&](int p) {
+        if (c.residual == nullptr || row >= c.rows || p >= end) return;
+        const u16* from = c.residual + (image + p) * c.out_stride + row;
+        hi = *(const uint2*)from;
+        if (SPLIT) lo = *(const uint2*)(from + c.out_plane);
+    };
+    fetch_residual(begin + line);
     __syncthreads();
     const u32 receive = shared_address(red) + c.receive, inverse = 65536 / share + 1;
     if (cluster > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#pragma unroll 1
     for (int p = line; p < t.count; p += LINES) {
         float4* first = (float4*)(red + p * RED_PITCH + quad * 4);
         float4 sum = *first;
@@ -441,10 +449,8 @@ __device__ __forceinline__ void reduce(const Conv& c, const Tile& t, float* red,
         }
     }
     if (cluster > 1 && begin < end) barrier_wait(received, 0);
-#pragma unroll
-    for (int i = 0; i < (BN + LINES - 1) / LINES; ++i) {
-        const int p = begin + line + i * LINES;
-        if (p >= end) break;
+#pragma unroll 1
+    for (int p = begin + line; p < end; p += LINES) {
         float4 sum = *(const float4*)(red + p * RED_PITCH + quad * 4);  // this thread's own
         if (cluster > 1) {
             const float4* parts = (const float4*)((const char*)red + c.receive) +
@@ -452,15 +458,9 @@ __device__ __forceinline__ void reduce(const Conv& c, const Tile& t, float* red,
             sum = parts[0];
             for (u32 q = 1; q < cluster; ++q) sum = add(sum, parts[q * share * QUADS]);
         }
-        uint2 hi = make_uint2(0, 0), lo = hi;
-        if (i < AHEAD) {
-            hi = rhi[i < AHEAD ? i : 0], lo = rlo[i < AHEAD ? i : 0];
-        } else if (c.residual && row < c.rows) {
-            const u16* from = c.residual + (image + p) * c.out_stride + row;
-            hi = *(const uint2*)from;
-            if (SPLIT) lo = *(const uint2*)(from + c.out_plane);
-        }
-        finish(c, image + p, row, sum, scale, bias, hi, lo);
+        const uint2 high = hi, low = lo;
+        fetch_residual(p + LINES);
+        finish(c, image + p, row, sum, scale, bias, high, low);
     }
 }
 
@@ -479,35 +479,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         for (int i = 0; i < 4; ++i) barrier_init(ready + i * 8);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#pragma unroll 1
         for (int i = 0; i < min(mine, c.stages); ++i)
             fetch_weights(c, t, rank + i * cluster, base + i * t.stage_bytes, ready + i * 8);
         const int share = (BN + cluster - 1) / cluster;
         const int owned = min((int)(rank + 1) * share, t.count) - (int)rank * share;
         if (cluster > 1 && owned > 0) barrier_expect(received, cluster * owned * BM * 4);
-        asm volatile("griddepcontrol.wait;" ::: "memory");
-        for (int i = 0; i < min(mine, c.stages); ++i)
-            fetch_pixels(c, t, &map, rank + i * cluster, base + i * t.stage_bytes + weight_room,
-                         ready + i * 8);
-        asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     }
     if (cluster > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
     const int warp = threadIdx.x / 32, wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);
     int pixel[NT];
     find_pixels(c, t, wn, pixel);
+    Walk walk = start_walk(c, t, rank, wk);
     float sum[MT][NT][4] = {};
     __syncthreads();
+    if (threadIdx.x % 32 == 0) {
+        asm volatile("griddepcontrol.wait;" ::: "memory");
+#pragma unroll 1
+        for (int i = 0; i < min(mine, c.stages); ++i)
+            fetch_pixels(c, t, &map, rank + i * cluster, base + i * t.stage_bytes + weight_room,
+                         ready + i * 8);
+        asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    }
+    __syncwarp();
+#pragma unroll 1
     for (int i = 0, stage = 0, phase = 0; i < mine; ++i) {
         const u32 at = base + stage * t.stage_bytes;
         barrier_wait(ready + stage * 8, phase);
-        multiply(c, t, rank + i * cluster, wm, wk, at, at + weight_room, pixel, sum);
+        multiply(c, t, walk, wm, at, at + weight_room, pixel, sum);
         if (i + c.stages < mine) {
+            const int chunk = rank + (i + c.stages) * cluster;
             __syncthreads();
-            if (threadIdx.x == 0) {
-                const int chunk = rank + (i + c.stages) * cluster;
-                fetch_weights(c, t, chunk, at, ready + stage * 8);
+            if (threadIdx.x == 0) fetch_weights(c, t, chunk, at, ready + stage * 8);
+            __syncthreads();  // the barrier must expect bytes before they come
+            if (threadIdx.x % 32 == 0)
                 fetch_pixels(c, t, &map, chunk, at + weight_room, ready + stage * 8);
-            }
+            __syncwarp();
         }
+        walk = start_walk(c, t, rank + (i + 1) * cluster, wk);
         if (++stage == c.stages) stage = 0, phase ^= 1;
     }
     __syncthreads();

@@ -171,7 +171,7 @@ def candidates(shape: Shape, order: Order, m: int, split: bool) -> list[Plan]:
             continue
         for cluster in (1, 2, 4, 8):
             top = (-(-order.stored // STEP // cluster) - 1).bit_length()
-            for chunk_log in range(max(0, top - 2), top + 1):
+            for chunk_log in range(max(0, top - 1), top + 1):
                 plan = make_plan(shape, order, m, split, tile, cluster, chunk_log)
                 if plan is not None:
                     plans.append(plan)

@@ -1,0 +1,238 @@
+"""cs_latency.cu against float64 on awkward shapes, and its host side without a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+
+from csbench.backends import gpu_cs_latency
+from csbench.backends import gpu_cs_latency_layer as layers
+from csbench.backends.base import TORCH_DTYPE
+from csbench.bench.weights import Library
+from csbench.core.case import Case
+from csbench.core.pattern import PatternSpec
+from csbench.graph import reference
+from csbench.graph.program import Activation, Conv, output_hw
+from csbench.kernels import cs_latency_io as io
+from csbench.kernels import cs_latency_plan as plans
+from csbench.kernels import nvrtc
+from csbench.kernels.cs_latency_pack import Order, pack_weights
+from tests.gpu.shapes import TOLERANCE, poisoned_memory
+
+# (images, cin, size, cout, kernel, stride, padding): odd channel counts, 7x7, 5x5, strides
+SHAPES = {
+    "3x3": (1, 64, 14, 64, 3, 1, 1),
+    "odd groups, batch 3": (3, 48, 7, 24, 3, 1, 1),
+    "5x5, stride 2": (2, 80, 9, 20, 5, 2, 2),
+    "rows of 30": (1, 36, 14, 30, 3, 2, 1),
+    "17 groups": (2, 34, 7, 10, 1, 1, 0),
+    "one group of 16": (1, 16, 8, 8, 3, 1, 1),
+    "long K": (1, 512, 7, 128, 3, 1, 1),
+    "strided point": (3, 64, 14, 32, 1, 2, 0),
+    "linear": (5, 128, 1, 10, 1, 1, 0),
+}
+SPILL_LIMIT = 16  # bytes, outside the loop over K
+
+
+def make(
+    shape: tuple[int, ...], m: int, activation: Activation = "relu", residual: bool = False,
+    seed: int = 0,
+) -> tuple[Conv, int]:  # fmt: skip
+    """A layer that keeps one random weight of each group of m, and its batch."""
+    images, cin, size, cout, kernel, stride, padding = shape
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(cout, m, cin // m, kernel, kernel, generator=draw)
+    kept = torch.randint(0, m, (cout, 1, cin // m, kernel, kernel), generator=draw)
+    weight = weight * torch.zeros_like(weight).scatter_(1, kept, 1.0) * (m / cin) ** 0.5 / kernel
+    out = output_hw((size, size), (kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1))
+    conv = Conv(
+        "layer", weight.flatten(1, 2), torch.randn(cout, generator=draw), (stride,) * 2,
+        (padding,) * 2, (1, 1), 1, activation, residual, (cin, size, size), (cout, *out),
+        PatternSpec("cs", (m,)) if m > 1 else None,
+    )  # fmt: skip
+    return conv, images
+
+
+def case(dtype: str, batch: int, sparsity: float = 0.5) -> Case:
+    return Case(
+        model="resnet18", pattern="cs", sparsity=sparsity, backend="cs", baseline="cudnn",
+        device="cuda", dtype=dtype, batch=batch, input=(3, 64, 64),
+    )  # fmt: skip
+
+
+def inputs(conv: Conv, dtype: str, batch: int) -> list[torch.Tensor]:
+    sizes = [conv.input_size, *([conv.output_size] if conv.residual else [])]
+    return [torch.randn(batch, *s, device="cuda").to(TORCH_DTYPE[dtype]) for s in sizes]
+
+
+# ---- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("split", [True, False], ids=["two planes", "one plane"])
+@pytest.mark.parametrize("m", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_plans_equal_the_reference(shape: str, m: int, split: bool) -> None:
+    images, cin, size, cout, kernel, stride, padding = SHAPES[shape]
+    if cin % m:
+        pytest.skip("M does not divide the channels")
+    conv, _ = make(SHAPES[shape], m, residual=True, seed=m)
+    order, out_order = Order(cin, m), Order(cout, 1 if cout % 2 else 2)
+    packed = pack_weights(
+        conv.weight, conv.bias, m, split, "cuda", x_scale=8.0, order=order, out_order=out_order
+    )
+    geometry = plans.Shape(
+        images, size, size, out_order.stored, *conv.output_size[1:], (kernel, kernel), stride,
+        (padding, padding),
+    )  # fmt: skip
+    x, residual = inputs(conv, "fp32", images)
+    expected = reference.convolution(conv, x, residual)
+    px, pr = io.pack(x, split, order, 8.0), io.pack(residual, split, out_order, 2.0)
+    ways = plans.candidates(geometry, order, m, split)
+    for plan in random.Random(0).sample(ways, min(6, len(ways))):
+        with poisoned_memory():
+            out = io.Planes.empty(split, images, *conv.output_size[1:], out_order, 4.0)
+            plans.Convolution(geometry, packed, m, plan, split, "relu").launch(px, out, pr)
+            got = io.unpack(out)
+        assert bool((out.data[..., out_order.channel < 0] == 0).all()), str(plan)
+        limit = TOLERANCE["fp32" if split else "fp16"]
+        assert reference.relative_error(got, expected) < limit, str(plan)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("residual", [False, True])
+def test_lowered_layer_takes_any_memory_format(dtype: str, residual: bool) -> None:
+    conv, batch = make(SHAPES["odd groups, batch 3"], 4, "relu6", residual)
+    lowered = gpu_cs_latency.lower(conv, case(dtype, batch))
+    given = inputs(conv, dtype, batch)
+    expected = reference.convolution(conv, *given)
+    for format in (torch.contiguous_format, torch.channels_last):
+        with poisoned_memory():
+            got = lowered(*(t.contiguous(memory_format=format) for t in given))
+        assert got.dtype == TORCH_DTYPE[dtype]
+        assert reference.relative_error(got, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_network_equals_the_reference_eager_and_captured(dtype: str) -> None:
+    measured = case(dtype, 2, 0.875)
+    program = Library().sparse(measured).program
+    network = gpu_cs_latency.lower_network(program, measured)
+    assert network is not None
+    assert {layer.ran for layer in network.layers} == {"sparse", "dense"}
+    x = torch.randn(2, *measured.input, device="cuda").to(TORCH_DTYPE[dtype])
+    with poisoned_memory():
+        eager = network(x)
+    assert reference.relative_error(eager, reference.run(program, x)) < TOLERANCE[dtype]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = network(x)
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    assert reference.relative_error(captured, reference.run(program, x)) < TOLERANCE[dtype]
+
+
+@pytest.mark.gpu
+def test_nan_reaches_the_result() -> None:
+    conv, batch = make(SHAPES["3x3"], 4)
+    lowered = gpu_cs_latency.lower(conv, case("fp32", batch))
+    x = inputs(conv, "fp32", batch)[0]
+    x[0, 5, 7, 7] = float("nan")
+    assert bool(lowered(x).isnan().any())
+
+
+# ---- anywhere
+
+
+@pytest.mark.parametrize(
+    "m, channels", [(1, 40), (2, 34), (2, 64), (3, 36), (4, 64), (8, 48), (8, 32), (16, 64),
+                    (16, 16), (16, 256)],
+)  # fmt: skip
+def test_order_places_every_channel_once_and_steps_hold_two_of_four(m: int, channels: int) -> None:
+    order = Order(channels, m)
+    stored = order.channel[order.channel >= 0]
+    assert sorted(stored.tolist()) == list(range(channels))
+    conv, _ = make((1, channels, 3, 32, 3, 1, 1), m)
+    placed = conv.weight.new_zeros(32, order.stored, 3, 3)
+    placed[:, order.channel >= 0] = conv.weight[:, stored]
+    # In a step, each half of 16 places keeps at most one of any two neighbours.
+    if m > 1:
+        pairs = (placed != 0).view(32, -1, 2, 3, 3)
+        assert int(pairs.sum(2).max()) <= 1
+
+
+def test_records_hold_the_values_and_their_places() -> None:
+    conv, _ = make((1, 32, 3, 16, 1, 1, 0), 2)
+    packed = pack_weights(conv.weight, conv.bias, 2, True, "cpu")
+    assert packed.records.shape == (1, 1, plans.record_bytes(2, True))
+    words = packed.records[0, 0, :1024].view(torch.half).float().view(2, 32, 4, 2)
+    metadata = packed.records[0, 0, 1024:].view(torch.int32).view(2, 8)
+    got = torch.zeros(16, 32)
+    for lane in range(32):
+        row, column = lane // 4, lane % 4
+        for register in range(4):
+            down, half = 8 * (register % 2), register // 2
+            nibble = int(metadata[half, row]) >> (2 * down + 4 * column) & 15
+            place = 16 * half + 4 * column
+            for i, index in enumerate((nibble & 3, nibble >> 2)):
+                got[row + down, place + index] += words[:, lane, register, i].sum()
+    got *= packed.scale[:16, None]
+    expected = conv.weight[:, packed.order.channel, 0, 0]
+    assert torch.allclose(got, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("kernel, padding, size", [(7, 3, 30), (3, 1, 16), (3, 0, 15), (6, 2, 21)])
+def test_strided_stem_as_windows_is_the_same_layer(kernel: int, padding: int, size: int) -> None:
+    conv, _ = make((1, 3, size, 8, kernel, 2, padding), 1, "none")
+    layer = layers.kernelize(conv, 1, 8)
+    assert layer.windowed
+    s, x = layer.shape, torch.randn(1, 3, size, size)
+    padded = F.pad(x, (2, 16, 0, 16))
+    windows = [
+        padded[:, :, dy : dy + 2 * s.height : 2, dx : dx + 2 * s.width : 2]
+        for dy in range(2)
+        for dx in range(4)
+    ]
+    far = F.pad(torch.cat(windows, 1), (s.padding[1], 16, s.padding[0], 16))
+    out = F.conv2d(far, layer.weight, conv.bias, dilation=s.dilation)
+    out = out[:, :, : s.out_height, : s.out_width]
+    assert reference.relative_error(out, reference.convolution(conv, x)) < 1e-5
+
+
+def test_refusals_name_the_reason() -> None:
+    conv, batch = make(SHAPES["3x3"], 4)
+    refuse = lambda **change: gpu_cs_latency.why_not(  # noqa: E731
+        dataclasses.replace(conv, **change), case("fp32", batch)
+    )
+    assert refuse() is None
+    assert "groups" in (refuse(groups=2) or "")
+    assert "stride" in (refuse(stride=(1, 2)) or "")
+    assert "cs:M" in (refuse(pattern=PatternSpec("cs", (4, 16))) or "")
+    assert "more than one" in (refuse(weight=torch.ones_like(conv.weight)) or "")
+    assert "tile" in (refuse(input_size=(64, 9, 401), output_size=(64, 9, 401)) or "")
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@pytest.mark.parametrize("mode", [1, 2, 4])
+def test_kernels_compile_for_hopper_without_spills(mode: int, tmp_path: Path) -> None:
+    order = Order(256, mode)
+    geometry = plans.Shape(1, 14, 14, 256, 14, 14, (3, 3), 1, (1, 1))
+    ways = plans.candidates(geometry, order, mode, True)
+    widest = {plan.tile.blocks: plan for plan in ways}  # one of each register limit
+    source = Path(nvrtc.__file__).with_name("cs_latency.cu")
+    for plan in widest.values():
+        command = ["nvcc", "-cubin", "-std=c++17", "-gencode=arch=compute_90a,code=sm_90a"]
+        command += ["-Xptxas=-v", *plans.kernel_options(plan.tile, True, mode)]
+        command += [str(source), "-o", str(tmp_path / "kernel.cubin")]
+        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        spills = int(log.split("bytes spill stores")[0].split()[-1])
+        assert spills <= SPILL_LIMIT, f"{plan}: {log}"
