@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 from csbench.backends import gpu_cs_latency_layer as layers
-from csbench.backends.base import LoweredConv, LoweredNetwork
-from csbench.backends.gpu_cs_latency_network import lower_network as _lower_network
+from csbench.backends.base import LoweredConv
+from csbench.backends.gpu_cs_latency_network import lower_network
 from csbench.core.case import Case
-from csbench.graph.program import Conv, Program
+from csbench.graph.program import Conv
 from csbench.kernels import cs_latency_io as io
 from csbench.kernels import nvrtc
 from csbench.kernels.cs_latency_pack import Order
+
+__all__ = ["lower", "lower_network", "missing", "why_not"]
 
 # Activations of unknown magnitude: exact to fp32's class from about 1e-3 to 1e4.
 _SCALE = 4.0
@@ -57,8 +59,3 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     return LoweredConv(
         run=run, weight_bytes=convolution.bytes, algorithm=f"latency {convolution.plan}"
     )
-
-
-def lower_network(program: Program, case: Case) -> LoweredNetwork | None:
-    """The whole network in planes from the image to the classifier; None where a layer fits not."""
-    return _lower_network(program, case)

@@ -22,6 +22,7 @@ from csbench.backends.gpu_cs_throughput_calibrate import calibrate
 from csbench.backends.gpu_cs_throughput_pooling import is_global_mean, max_window
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
+from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program, Step
 from csbench.kernels import cs_latency_io as io
 from csbench.kernels.cs_latency_io import Planes, Window
@@ -43,8 +44,13 @@ class _Call:
     output: int
 
 
-def lower_network(program: Program, case: Case) -> LoweredNetwork | None:
-    """The whole network as one callable; None where some layer fits none of the kernels."""
+def lower_network(program: Program, case: Case, *, sparse: bool = True) -> LoweredNetwork | None:
+    """The whole network as one callable; None where some layer fits none of the kernels.
+
+    Without `sparse` every layer runs dense, whatever its zeros: the dense baseline that gets all
+    that the sparse kernels get.
+    """
+    program = program if sparse else attach(program, {})
     if any(layers.why_not(conv, case) for conv in program.convolutions):
         return None
     return _Lowering(program, case).network()

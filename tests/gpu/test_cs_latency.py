@@ -142,6 +142,17 @@ def test_network_equals_the_reference_eager_and_captured(dtype: str) -> None:
 
 
 @pytest.mark.gpu
+def test_dense_twin_runs_no_layer_sparse_and_agrees() -> None:
+    measured = case("fp32", 1, 0.75)
+    program = Library().sparse(measured).program
+    twin = gpu_cs_latency.lower_network(program, measured, sparse=False)
+    assert twin is not None
+    assert {layer.ran for layer in twin.layers} == {"dense"}
+    x = torch.randn(1, *measured.input, device="cuda")
+    assert reference.relative_error(twin(x), reference.run(program, x)) < TOLERANCE["fp32"]
+
+
+@pytest.mark.gpu
 def test_nan_reaches_the_result() -> None:
     conv, batch = make(SHAPES["3x3"], 4)
     lowered = gpu_cs_latency.lower(conv, case("fp32", batch))
