@@ -63,7 +63,14 @@ def test_rooms_do_without(room: str, forbidden: set[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["infer", "--help"], ["report", "--help"], ["run", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["infer", "--help"],
+        ["report", "--help"],
+        ["run", "--help"],
+        ["train-time", "--help"],
+    ],
 )
 def test_help_imports_neither_torch_nor_pandas(arguments: list[str]) -> None:
     code = (

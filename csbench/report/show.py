@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from csbench.core.projection import hours
 from csbench.core.record import Measurement, Record
 from csbench.core.statistics import interval, mad, median, speedup
+from csbench.core.training import TrainingReport, TrainSettings
 from csbench.report.tables.cells import percent, shape
 
 
@@ -55,6 +57,7 @@ def whole(record: Record) -> str:
         ("backend", f"{case.backend} on {case.device}, against {case.baseline}"),
         *(_measured(record, record.measurement) if record.measurement else ()),
     ]
+    lines += _trained(record)
     if record.check is not None:
         error = record.check.relative_error
         said = "not a number" if error is None else f"{error:.2e}"
@@ -69,6 +72,34 @@ def whole(record: Record) -> str:
     lines += _layers(record)
     lines += [("environment", f"{name}: {_said(value)}") for name, value in record.env.items()]
     return "\n".join(f"{_once(lines, i):<12} {value}" for i, (_, value) in enumerate(lines))
+
+
+def _trained(record: Record) -> list[tuple[str, str]]:
+    """What was trained or probed, phase by phase, and the hours projected from it."""
+    asked, report = record.case.training, record.training
+    if not isinstance(asked, TrainSettings):
+        return []
+    ranks = f", {asked.ranks} ranks" if asked.ranks else ""
+    lines = [
+        (
+            "schedule",
+            f"{asked.dataset} ({asked.data} images), {asked.epochs} epochs of "
+            f"{asked.steps_per_epoch} steps{ranks}",
+        )
+    ]
+    if not isinstance(report, TrainingReport):
+        return lines
+    lines += [(p.name, f"{p.steps} steps; {_summary(p.samples_ms)}") for p in report.phases]
+    lines += [(e.name, f"{e.count} times; {_summary(e.samples_ms)}") for e in report.events]
+    projected = hours(report)
+    if projected is not None:
+        value, low, high = projected
+        lines.append(("projected", f"{value:.3f} h, 95 % [{low:.3f}, {high:.3f}]"))
+    lines += [
+        (f"epoch {i}", f"loss {epoch.loss:.4f}, accuracy {epoch.accuracy:.2%}")
+        for i, epoch in enumerate(report.epochs, start=1)
+    ]
+    return lines
 
 
 def _said(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +55,30 @@ class FolderSource:
         self._batches: Iterator[Any] = iter(())
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        try:
-            images, targets = next(self._batches)
-        except StopIteration:
-            self._sampler.set_epoch(self._epoch)
-            self._epoch += 1
-            self._batches = iter(self._train)
-            images, targets = next(self._batches)
+        with _one_line():
+            try:
+                images, targets = next(self._batches)
+            except StopIteration:
+                self._sampler.set_epoch(self._epoch)
+                self._epoch += 1
+                self._batches = iter(self._train)
+                images, targets = next(self._batches)
         return self._put(images, targets)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, targets in self._held:
-            yield self._put(images, targets)
+        with _one_line():
+            for images, targets in self._held:
+                yield self._put(images, targets)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """A loader's process puts its traceback before the line that it raised: take the line alone."""
+    try:
+        yield
+    except UsageError as error:
+        line = str(error).strip().splitlines()[-1]
+        raise UsageError(line.removeprefix(f"{UsageError.__module__}.UsageError: ")) from None
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):

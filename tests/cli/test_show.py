@@ -39,6 +39,17 @@ def test_a_record_whole(capsys: Capture) -> None:
         assert said in out
 
 
+def test_a_training_record_whole(capsys: Capture) -> None:
+    probed, trained = (len(RECORDS.read_text().splitlines()) - back for back in (6, 1))
+    assert run(["show", str(RECORDS), key_of(probed)]) == 0
+    out = capsys.readouterr().out
+    for said in ("imagenet (synthetic images), 120 epochs of 5004 steps", "pruning",
+                 "3001 times", "projected    17.0"):  # fmt: skip
+        assert said in out
+    assert run(["show", str(RECORDS), key_of(trained)]) == 0
+    assert "loss 0.2100, accuracy 96.90%" in capsys.readouterr().out
+
+
 def test_a_failed_record_whole(capsys: Capture) -> None:
     assert run(["show", str(RECORDS), key_of(3)]) == 0
     out = capsys.readouterr().out
