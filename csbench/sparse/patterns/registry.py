@@ -49,13 +49,13 @@ def family(name: str) -> type[Pattern]:
     for entry in _entries():
         if entry.name == name:
             return _load(entry)
-    raise unknown_pattern(name, (*BUILT_IN, *(e.name for e in _entries())))
+    raise unknown_pattern(name, tuple({**BUILT_IN, **{e.name: e for e in _entries()}}))
 
 
 def listing() -> list[Listed]:
     """Every pattern, plug-ins loaded; a broken one is reported by name and does no harm."""
     found = [Listed(name, "csbench", kind.about) for name, kind in BUILT_IN.items()]
-    for entry in _entries(shadowing=True):
+    for entry in _entries():
         source = entry.dist.name if entry.dist is not None else entry.value
         if any(entry.name == listed.name for listed in found):
             problem = f"the name '{entry.name}' is taken; csbench ignores this one"
@@ -68,10 +68,9 @@ def listing() -> list[Listed]:
     return found
 
 
-def _entries(shadowing: bool = False) -> list[EntryPoint]:
-    """Entry points of the group; those with a built-in name only for the listing."""
-    found = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    return [entry for entry in found if shadowing or entry.name not in BUILT_IN]
+def _entries() -> list[EntryPoint]:
+    """The entry points of the group, in order of their names."""
+    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
 
 
 def _load(entry: EntryPoint) -> type[Pattern]:
