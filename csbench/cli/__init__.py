@@ -32,6 +32,9 @@ COMMANDS = {
     "doctor": "Say what is missing on this machine and how to get it.",
 }
 
+# A module of the name `run` would take the place of the function `run` below.
+_MODULES = {"run": "run_suite"}
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when chosen, not when listed."""
@@ -42,7 +45,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"csbench.cli.{name.replace('-', '_')}")
+        module = importlib.import_module(
+            f"csbench.cli.{_MODULES.get(name, name.replace('-', '_'))}"
+        )
         command: click.Command = module.command
         return command
 

@@ -26,9 +26,9 @@ TINY = f"{HERE / 'tiny.py'}:tiny"
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ceilings already measured, so that no worker measures this machine."""
+    """Ceilings are measured once for all tests, and not left behind on this machine."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CSBENCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CSBENCH_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
 
 

@@ -34,7 +34,7 @@ baseline = "fake"
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CSBENCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CSBENCH_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
 
 
