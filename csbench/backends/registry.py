@@ -23,6 +23,7 @@ GROUP = "csbench.backends"
 BUILT_IN = {
     "cudnn": "csbench.backends.cudnn:Cudnn",
     "onednn": "csbench.backends.onednn:OneDnn",
+    "inductor": "csbench.backends.inductor:Inductor",
     "block-original": "csbench.backends.block_original:BlockOriginal",
     "block-cutlass": "csbench.backends.block_cutlass:BlockCutlass",
     "cs": "csbench.backends.cs:Cs",
@@ -30,7 +31,7 @@ BUILT_IN = {
     "fake": "csbench.backends.fake:Fake",
 }
 DENSE_BASELINE = {"cpu": "onednn", "cuda": "cudnn"}
-NEVER_BY_DEFAULT = ("masked", "fake")  # chosen by name only
+NEVER_BY_DEFAULT = ("inductor", "masked", "fake")  # chosen by name only
 
 ATTRIBUTES = ("name", "patterns", "devices", "dtypes", "missing", "why_not", "lower")
 
@@ -104,8 +105,8 @@ def get(name: str) -> Backend:
 def for_pattern(pattern: str, device: str, dtype: str) -> tuple[str, ...]:
     """The default backends of a pattern (its name) on "cpu" or "cuda": those that can run it.
 
-    Where none is ready, those that could be: their rows then say what is missing. Masked and fake
-    are never among them.
+    Where none is ready, those that could be: their rows then say what is missing. Those of
+    NEVER_BY_DEFAULT are never among them.
     """
     able = {
         listed.entry.name: lack(listed.backend, device)

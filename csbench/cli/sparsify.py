@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 from tabulate import tabulate
-from torch import Tensor
 
 from csbench.core.pattern import PatternSpec, parse, parse_sparsity
 from csbench.core.record import Sparsity
 from csbench.errors import PatternError, UsageError
-from csbench.sparse import checkpoint
-from csbench.sparse.network import Plan, Policy, layers_of, sparsify_state, sparsities
-from csbench.sparse.patterns import sparsity as zeros
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from csbench.sparse.network import Plan
 
 
 class Sparsified(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +51,16 @@ def command(
       csbench sparsify --model resnet50 --pattern block --sparsity 75% -o block.safetensors
     """
     spec = _spec(pattern, sparsity)
+    _one_source(file, model)
+    # These load torch: not for help, nor for a wrong option.
+    from csbench.sparse import checkpoint
+    from csbench.sparse.network import Policy, sparsify_state, sparsities
+
     target = checkpoint.target(output)
     state, origin = _weights(file, model, seed)
     pruned, layers = sparsify_state(state, spec, Policy(classifier=classifier))
+    if model is not None:
+        pruned = _calibrated(model, pruned, seed)
     both = sparsities(pruned, layers)
     notes = {"pattern": str(spec), "sparsity": f"{both.layers!r}", **origin}
     digest = checkpoint.save(target, pruned, notes)
@@ -75,15 +83,20 @@ def _spec(pattern: str, sparsity: str | None) -> PatternSpec:
     return spec.at(wanted)
 
 
-def _weights(
-    file: Path | None, model: str | None, seed: int
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict to prune, and where it comes from."""
+def _one_source(file: Path | None, model: str | None) -> None:
     if (file is None) == (model is None):
         raise UsageError(
             "expected one of FILE and --model; type csbench sparsify FILE --pattern P -o OUT, "
             "or --model resnet50 in place of FILE"
         )
+
+
+def _weights(
+    file: Path | None, model: str | None, seed: int
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict to prune, and where it comes from."""
+    from csbench.sparse import checkpoint
+
     if file is not None:
         loaded = checkpoint.load(file)
         kept = {k: v for k, v in loaded.metadata.items() if k in ("model", "seed")}
@@ -94,7 +107,20 @@ def _weights(
     return models.build(model, seed=seed).state_dict(), {"model": model, "seed": str(seed)}
 
 
+def _calibrated(model: str, pruned: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Batch-norm statistics that fit synthetic weights after pruning."""
+    from csbench import models
+
+    network = models.build(model, seed=seed)
+    network.load_state_dict(pruned)
+    models.calibrate(network, models.default_input(model), seed)
+    return network.state_dict()
+
+
 def _layers(pruned: dict[str, Tensor], layers: Plan) -> tuple[dict[str, Any], ...]:
+    from csbench.sparse.network import layers_of
+    from csbench.sparse.patterns import sparsity as zeros
+
     return tuple(
         {
             "name": name,

@@ -16,6 +16,10 @@ from csbench.models.resnet import BasicBlock, Bottleneck
 # right one. Trained networks are not so; training starts from 0 for that reason (Goyal et al.,
 # 2017). With 0.1 ResNet50's are off by 6e-7 and 0.8 %.
 BRANCH = 0.1
+# Where an activation follows, most of what passes it should: networks without residuals (VGG16 is
+# 6 % off in bf16 without this, 0.8 % with it) and ReLU6 are as chaotic.
+BIAS = 1.5
+BIAS_WITHOUT_RESIDUALS = 3.0
 
 
 def initialise(model: nn.Module, seed: int) -> None:
@@ -24,6 +28,8 @@ def initialise(model: nn.Module, seed: int) -> None:
     He et al., 2015: what torchvision does for its ResNets. Residual branches are softened.
     """
     generator = torch.Generator().manual_seed(seed)
+    ends = {_end(module) for module in model.modules()} - {None}
+    bias = BIAS if ends else BIAS_WITHOUT_RESIDUALS
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
@@ -33,6 +39,7 @@ def initialise(model: nn.Module, seed: int) -> None:
             nn.init.normal_(module.weight, std=std, generator=generator)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+            nn.init.constant_(module.bias, 0.0 if module in ends else bias)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
     soften(model)
@@ -45,11 +52,18 @@ def soften(model: nn.Module) -> None:
     computes from every check.
     """
     for module in model.modules():
-        if isinstance(module, Bottleneck):
-            nn.init.constant_(module.bn3.weight, BRANCH)
-        elif isinstance(module, BasicBlock):
-            nn.init.constant_(module.bn2.weight, BRANCH)
-        elif isinstance(module, InvertedResidual) and module.residual:
-            nn.init.constant_(module.conv[-1].get_parameter("weight"), BRANCH)
+        if (end := _end(module)) is not None:
+            nn.init.constant_(end.get_parameter("weight"), BRANCH)
         elif isinstance(module, nn.BatchNorm2d) and module.affine and not module.weight.any():
             nn.init.constant_(module.weight, BRANCH)
+
+
+def _end(module: nn.Module) -> nn.Module | None:
+    """The batch norm that ends a block's residual branch."""
+    if isinstance(module, Bottleneck):
+        return module.bn3
+    if isinstance(module, BasicBlock):
+        return module.bn2
+    if isinstance(module, InvertedResidual) and module.residual:
+        return module.conv[-1]
+    return None
