@@ -61,7 +61,7 @@ def _peak(case: Case, options: Options) -> int | None:
         setup = Setup(case, options._replace(save=None), Ranks())
         source, before = setup.source(), in_use(case.device)
         trainer = setup.trainer()
-        trainer.step(source.batch())
+        trainer.step(source.batch())  # from now on the momentum is there
         return peak_of(lambda: trainer.step(source.batch()), case.device, before)
     except Exception as error:
         if out_of_memory(error):

@@ -50,7 +50,7 @@ class Probe:
         device = setup.case.device
         before = in_use(device)
         trainer = setup.trainer()
-        self.peak_bytes = peak_of(lambda: trainer.step(self._source.batch()), device, before)
+        self.peak_bytes = _peak(self._step(trainer), device, before)
         sparse = [] if setup.spec.name == "dense" else trainer.scheme.layers.names
 
         plan = trainer.scheme.phases(setup.steps)
@@ -79,7 +79,7 @@ class Probe:
         else:
             dense = setup.dense(parallel=setup.ranks.launched)
             step = self._step(dense)
-        return step, peak_of(step, device, before)
+        return step, _peak(step, device, before)
 
     def _step(self, trainer: Trainer) -> Callable[[], None]:
         batch = self._source.batch
@@ -193,6 +193,12 @@ class Probe:
         return msgspec.structs.replace(
             report, ddp_ms=pairs.samples_ms, plain_ms=pairs.baseline_samples_ms
         )
+
+
+def _peak(step: Callable[[], None], device: str, before: int) -> int | None:
+    """The peak of a step after the first, which has no momentum yet and searches algorithms."""
+    step()
+    return peak_of(step, device, before)
 
 
 def _joined(events: Sequence[EventReport]) -> tuple[EventReport, ...]:

@@ -96,7 +96,8 @@ class Trainer:
         if mark:
             mark("forward")
         self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self.optimiser)
+        if self.scheme.recipe.decay:
+            self._scaler.unscale_(self.optimiser)  # the decay is not scaled like the loss
         if mark:
             mark("backward")
         self._regularise()

@@ -18,7 +18,10 @@ from csbench.training.schemes.nm import NM
 
 
 class NMArgsort(NM):
-    """An autograd function for every layer sorts its groups in every forward pass."""
+    """An autograd function for every layer sorts its groups in every forward pass.
+
+    As in that code the decay is added in the backward pass, where fp16's loss scaling shrinks it.
+    """
 
     name = "nm-argsort"
 
