@@ -216,6 +216,13 @@ class RefusesEverything(Honest):
         return "it is not Tuesday"
 
 
+class RefusesHalf(Honest):
+    """Declares precisions that it runs on another device only."""
+
+    def why_not(self, conv: Conv, case: Case) -> str | None:
+        return None if case.dtype == "fp32" else "halves run on GPUs"
+
+
 class RefusesSilently(Honest):
     def why_not(self, conv: Conv, case: Case) -> Any:
         return "" if conv.groups > 1 else None

@@ -74,6 +74,13 @@ def test_a_cheat_is_rejected_with_exit_code_3(
         assert "  correctness    FAILED   inaccurate: relative error 1.0e-03, allowed 1e-05" in out
 
 
+def test_a_precision_of_another_device_is_no_failure_unless_asked_for() -> None:
+    arguments = ["backends", "test", f"{CHEATS}:RefusesHalf", "--pattern", "cs"]
+    assert run(arguments) == 0
+    assert run([*arguments, "--dtype", "fp16"]) == 3
+    assert run(["backends", "test", f"{CHEATS}:RefusesEverything", "--pattern", "cs"]) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
