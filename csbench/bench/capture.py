@@ -37,18 +37,26 @@ class Replay:
         else:
             self._run(*self._inputs[self._turn])
 
-    def fresh(self, inputs: Inputs) -> Tensor:
-        """The output for new inputs, by the very thing that is timed.
+    def renew(self, inputs: Inputs) -> None:
+        """Write new numbers into the memory that the next call reads."""
+        self._write((self._turn + 1) % len(self._inputs), inputs)
 
-        A graph's output is filled with NaN before: what it does not write is seen.
+    def fresh(self, inputs: Inputs) -> Tensor:
+        """The output for new inputs, by the very thing that is timed, in the memory that it reads.
+
+        A result remembered for that memory is then wrong. A graph's output is filled with NaN
+        before: what it does not write is seen.
         """
+        self._write(0, inputs)
         if not self._graphs:
-            return self._run(*inputs)
-        for own, new in zip(self._inputs[0], inputs, strict=True):
-            own.copy_(new)
+            return self._run(*self._inputs[0])
         self._outputs[0].fill_(torch.nan)
         self._graphs[0].replay()
         return self._outputs[0].clone()
+
+    def _write(self, turn: int, inputs: Inputs) -> None:
+        for own, new in zip(self._inputs[turn], inputs, strict=True):
+            own.copy_(new)
 
     def _capture(self) -> None:
         try:

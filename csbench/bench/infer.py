@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from csbench.bench.messages import Settings
 from csbench.bench.network import runs_sparse
 from csbench.bench.nvml import Reading, Watch, summary, throttled
 from csbench.bench.plan import plan
-from csbench.bench.sampling import Pairs, sample_pairs
+from csbench.bench.sampling import Pairs, remembers, sample_pairs
 from csbench.bench.subject import Lowered, Subject
 from csbench.bench.weights import Library
 from csbench.core.axes import Sweep
@@ -129,6 +130,7 @@ class Bench:
         clocks["end"] = environment.clocks(self._nvml)
         self._weigh(draft, contest, replay, pairs)
         report("checking again")
+        _insist_on_work(replay, contest.subject, contest.clock, seed)
         draft.checked(gate.fresh(replay.fresh, seed + 1))
 
         if readings:
@@ -228,6 +230,18 @@ def _insist_on_sparse(backend: Backend, layers: Sequence[LayerReport], subject: 
     reasons = Counter(layer.reason for layer in layers if layer.name in carrying)
     usual = reasons.most_common(1)[0][0] if reasons else "no layer carries the pattern"
     raise Outcome("unsupported", f"{backend.name} ran no layer sparse: {usual}")
+
+
+def _insist_on_work(run: Replay, subject: Subject, clock: Clock, seed: int) -> None:
+    """A run that looks up what it once computed was not timed; raises Outcome("wrong").
+
+    A graph cannot look anything up: it does the same work whatever its inputs hold.
+    """
+    seeds = itertools.count(seed + 2000)
+    if run.mode == "eager" and remembers(
+        clock, run, lambda: run.renew(subject.reference.inputs(next(seeds)))
+    ):
+        raise Outcome("wrong", "results are remembered: new inputs take far longer than seen ones")
 
 
 def _clock(case: Case, cache: str) -> Clock:

@@ -20,6 +20,10 @@ _LEAST_PAIRS = 3
 # The interval is looked at after 10, 12, 14, 17, ... pairs: looking costs time too.
 _NEXT_LOOK = 1.2
 _MOST_COUNT = 1 << 20
+# Pairs of a seen and a new input, and what writing an input may cost the run after it (its caches,
+# sleeping threads).
+_RENEWALS = 8
+_RENEWAL_COST_MS = 0.2
 
 
 class Pairs(NamedTuple):
@@ -86,6 +90,21 @@ def sample_alone(clock: Clock, run: Run, count: int, warmup: int = 2) -> list[fl
         run()
     repeats = calibrate(clock, run)
     return [clock.sample(run, repeats) for _ in range(count)]
+
+
+def remembers(clock: Clock, run: Run, renew: Callable[[], object]) -> bool:
+    """Whether a run takes far longer on new inputs than on inputs that it has seen.
+
+    `renew` writes new inputs for the next run. Then results were kept from run to run, and the
+    samples are times of looking them up. One pair that says otherwise settles it, so that noise
+    accuses nobody.
+    """
+    for _ in range(_RENEWALS):
+        seen = clock.sample(run, 1)
+        renew()
+        if clock.sample(run, 1) <= 2 * seen + _RENEWAL_COST_MS:
+            return False
+    return True
 
 
 def calibrate(clock: Clock, run: Run) -> int:

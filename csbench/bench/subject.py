@@ -63,8 +63,12 @@ class Subject:
     def with_floors(
         self, layers: tuple[LayerReport, ...], known: Ceilings
     ) -> tuple[LayerReport, ...]:
-        """The reports with the time that the ceilings allow each layer at best."""
+        """The reports with the time that the ceilings allow each layer at best.
+
+        FLOPs are counted here, not by the backend: the physical floor rests on them.
+        """
         convs = {conv.name: conv for conv in self.convolutions}
+        counted = [replace(layer, flops=self._flops(convs[layer.name], layer)) for layer in layers]
         return tuple(
             replace(
                 layer,
@@ -75,8 +79,13 @@ class Subject:
                     known,
                 ),
             )
-            for layer in layers
+            for layer in counted
         )
+
+    def _flops(self, conv: Conv, layer: LayerReport) -> int:
+        """What a layer did; a dense run multiplies the zeros too."""
+        each = conv.sparse_flops if layer.ran == "sparse" else conv.dense_flops
+        return self.case.batch * each
 
     def _exact_network(self, inputs: Inputs, dtype: torch.dtype) -> Tensor:
         return reference.run(self.weights.program, inputs[0], dtype)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from csbench import models
+from csbench.backends import registry
 from csbench.bench import limits
 from csbench.bench.clocks import Run
 from csbench.bench.infer import Bench
@@ -22,6 +23,7 @@ from csbench.core.stop import StopRule
 from csbench.errors import PatternError, UsageError
 from csbench.sparse import checkpoint as checkpoints
 from csbench.sparse.network import sparsify_state
+from tests.bench.misbehaving import Remembers, RemembersNumbers
 
 HERE = Path(__file__).parent
 TINY = f"{HERE / 'tiny.py'}:tiny"
@@ -45,6 +47,22 @@ class OrderedClock:
             self._rows[run] = next(self._waiting)
         milliseconds = next(self._rows[run])
         self._now += milliseconds * times / 1e3
+        return milliseconds
+
+
+class ClockOfWork:
+    """20 ms for a run that computes a network, 5 ms for any other."""
+
+    spent = 0.0
+
+    def now(self) -> float:
+        return self.spent
+
+    def sample(self, run: Run, times: int) -> float:
+        before = Remembers.computed
+        run()
+        milliseconds = 20.0 if Remembers.computed > before else 5.0
+        self.spent += milliseconds * times / 1e3
         return milliseconds
 
 
@@ -142,6 +160,26 @@ def test_a_result_that_goes_wrong_while_timed_carries_no_time() -> None:
     assert record.measurement is None
 
 
+def test_a_result_remembered_for_its_memory_is_wrong() -> None:
+    (record,) = measure(backend=misbehaving("Remembers"))
+    assert (record.status, record.measurement) == ("wrong", None)
+    assert "relative error" in (record.reason or "")
+
+
+def test_a_result_remembered_for_its_numbers_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheat = RemembersNumbers()
+    loaded = registry.get
+    monkeypatch.setattr(registry, "get", lambda name: cheat if name == "cheat" else loaded(name))
+    (record,) = measure(ClockOfWork(), backend=("cheat",))
+    assert (record.status, record.measurement) == ("wrong", None)
+    assert "results are remembered" in (record.reason or "")
+
+
+def test_flops_are_counted_here_and_not_by_the_backend() -> None:
+    (record,) = measure(backend=misbehaving("Remembers"))
+    assert {x.name: x.flops for x in record.layers}["first"] == 2 * 16 * 4 * 9 * 64
+
+
 def test_a_wrong_baseline_is_an_error_that_names_it() -> None:
     (record,) = measure(baseline=misbehaving("OffByALittle"))
     assert record.status == "error"
@@ -191,6 +229,14 @@ def test_running_out_of_time_is_noisy_and_keeps_the_samples() -> None:
     assert record.status == "noisy"
     assert "asked for 1 %" in (record.reason or "")
     assert record.measurement is not None and len(record.measurement.samples_ms) > 10
+
+
+def test_too_few_pairs_are_noisy_and_say_so() -> None:
+    slow = OrderedClock(*(cycle([9e3]) for _ in range(9)))
+    (record,) = measure(slow, stop=StopRule(warmup=0))
+    assert (record.status, record.reason) == (
+        "noisy", "3 pairs in 15 s are too few; raise --max-time"
+    )  # fmt: skip
 
 
 def test_a_time_below_the_physical_floor_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import count
+from itertools import chain, count, cycle, repeat
 
 import pytest
 
@@ -14,6 +14,7 @@ from csbench.bench.sampling import (
     SHORTEST_SAMPLE_MS,
     Pairs,
     calibrate,
+    remembers,
     sample_alone,
     sample_pairs,
 )
@@ -135,3 +136,18 @@ def test_a_clock_that_stands_still_does_not_calibrate_for_ever() -> None:
 def test_sampling_alone_gives_the_count_asked_for() -> None:
     run = Named("A", [])
     assert sample_alone(ScriptedClock({run: [7.0, 8.0]}), run, 3) == [8.0, 7.0, 8.0]
+
+
+@pytest.mark.parametrize(("new", "caught"), [(40.0, True), (11.0, False), (19.0, False)])
+def test_a_run_that_remembers_takes_longer_on_every_new_input(new: float, caught: bool) -> None:
+    log: list[str] = []
+    run = Named("run", log)
+    clock = ScriptedClock({run: cycle([10.0, new])})
+    assert remembers(clock, run, lambda: log.append("renew")) is caught
+    assert log[:3] == ["run", "renew", "run"]
+
+
+def test_one_new_input_as_fast_as_a_seen_one_clears_a_run() -> None:
+    run = Named("run", [])
+    clock = ScriptedClock({run: chain([10.0, 90.0, 10.0, 90.0, 10.0, 12.0], repeat(10.0, 99))})
+    assert not remembers(clock, run, lambda: None)
