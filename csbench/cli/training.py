@@ -113,7 +113,7 @@ def run(cases: list[Case], asked: dict[str, Any], how: Settings, output: dict[st
     finally:
         leave(ranks)
         if ranks.first:
-            _print(records, output, reporter)
+            _print(records, {**output, "whole": asked.get("whole")}, reporter)
     statuses = {record.status for record in records}
     if ranks.launched and statuses <= {"ok", "noisy"}:
         return 0  # torchrun takes any other code for a crash of this rank
@@ -179,7 +179,11 @@ def _print(records: Iterable[Record], output: dict[str, Any], reporter: Reporter
         click.echo(_tables(found), nl=False)
     path = output["path"]
     named = "" if path == DEFAULT else f" {path}"
-    reporter.say(f"{len(found)} in {path}; next: csbench report{named} --table training-hours")
+    plural = "s" if len(found) > 1 else ""
+    table = "accuracy" if output.get("whole") else "training-hours"
+    reporter.say(
+        f"{len(found)} record{plural} in {path}; next: csbench report{named} --table {table}"
+    )
 
 
 def _tables(records: list[Record]) -> str:

@@ -85,14 +85,14 @@ def test_what_is_saved_keeps_its_pattern_and_infer_and_train_time_load_it(
 @pytest.mark.parametrize("scheme", ["cs:4", "nm:1:4"])
 def test_a_small_training_learns_to_tell_digits(scheme: str, folder: Path) -> None:
     pytest.importorskip("sklearn")
-    whole = ["--dataset", "digits", "--input-size", "3x8x8", "--train", "--epochs", "8"]
+    whole = ["--dataset", "digits", "--input-size", "3x8x8", "--train", "--epochs", "5"]
     rates = ["--lr", "0.1", "--finetune-lr", "0.05", "--interval", "5", "-b", "32"]
     assert train("--pattern", scheme, *whole, *rates, "--save", "digits.safetensors") == 0
     record = records(folder)[-1]
     epochs = report(record).epochs
-    assert len(epochs) == 8 and record.status == "ok"
+    assert len(epochs) == 5 and record.status == "ok"
     assert epochs[-1].loss < epochs[0].loss / 2
-    assert epochs[-1].accuracy > 0.7  # by chance one in ten
+    assert epochs[-1].accuracy > 0.6  # by chance one in ten
     assert run(["inspect", "digits.safetensors", "--pattern", scheme]) == 0
     assert run(["report", "--table", "accuracy"]) == 0
 
