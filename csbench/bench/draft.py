@@ -70,12 +70,7 @@ class Draft:
         if doubt := self.too_fast(known) or self._held_down():
             self.status, self.reason = "invalid", doubt
         elif not pairs.settled:
-            self.status = "noisy"
-            width, wanted = pairs.speedup.half_width, self.settings.stop.max_noise
-            self.reason = (
-                f"interval ±{100 * width:.1f} % after {len(pairs.samples_ms)} pairs, "
-                f"asked for {100 * wanted:g} %"
-            )
+            self.status, self.reason = "noisy", self._unsettled(pairs)
         if self.case.task == "layer" and "launch_us" in known:
             launch_ms = known["launch_us"] / 1e3
             self.env["launch_bound"] = median(pairs.samples_ms) < _LAUNCH_BOUND * launch_ms
@@ -99,6 +94,14 @@ class Draft:
             peak_bytes=self.peak_bytes,
             env=self.env,
         )
+
+    def _unsettled(self, pairs: Pairs) -> str:
+        stop, count = self.settings.stop, len(pairs.samples_ms)
+        width = pairs.speedup.half_width
+        if width < stop.max_noise:
+            return f"{count} pairs in {stop.max_time:g} s are too few; raise --max-time"
+        wanted = f"asked for {100 * stop.max_noise:g} %"
+        return f"interval ±{100 * width:.1f} % after {count} pairs, {wanted}"
 
     def _held_down(self) -> str | None:
         measured = self.measurement

@@ -42,6 +42,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            bufsize=0,  # nothing is left to be flushed into a pipe that nobody reads
             start_new_session=True,
             env=_environment(threads),
         )
@@ -62,9 +63,8 @@ class Worker:
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
+        with _broken_pipes_as_errors(), contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(encode(request))
-            self._process.stdin.flush()
 
     @property
     def overdue(self) -> bool:
@@ -94,8 +94,7 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+                pipe.close()
 
     def last_words(self) -> str:
         """How an ended process ended: its signal or exit code, and its last line on stderr."""
@@ -117,6 +116,16 @@ class Worker:
         file = self._log.fileno()  # pread: the process shares this file's position
         start = max(0, os.fstat(file).st_size - _LAST_BYTES)
         return os.pread(file, _LAST_BYTES, start).decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _broken_pipes_as_errors() -> Iterator[None]:
+    """The command line lets SIGPIPE end it, for `csbench report | head`; a dead worker must not."""
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 def _environment(threads: int | None) -> dict[str, str]:

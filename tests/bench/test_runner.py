@@ -105,6 +105,25 @@ def test_the_parent_never_loads_torch() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_a_worker_that_died_while_idle_is_a_status_too() -> None:
+    """Even where SIGPIPE would end the parent, as on the command line."""
+    code = """if True:
+        import signal
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        from tests.bench.test_runner import case, quiet_runner
+        with quiet_runner() as runner:
+            process = runner._desks[0].worker._process
+            process.kill()
+            process.wait()
+            print([r.status for r in runner.measure([case("IsMissing"), case("IsMissing")])])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parent.parent,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "['oom', 'unsupported']", done.stderr
+
+
 def test_several_workers_share_the_cases() -> None:
     settings = Settings(stop=StopRule(runs=2, warmup=0), threads=1)
     wanted = [msgspec.structs.replace(case("IsMissing"), batch=n) for n in (1, 2, 3)]
