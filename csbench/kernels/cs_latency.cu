@@ -18,7 +18,9 @@
 //
 // Weights and pixels arrive by the bulk copy engine; weights before the previous kernel has ended.
 // Compile with -DSPLIT=0|1 -DMODE=0|1|2, the tile shape -DMT -DNT -DWM -DWN -DWK (m16 and n8 tiles
-// of a warp; warps along rows, pixels, K) and -DBLOCKS (resident in one multiprocessor, at least).
+// of a warp; warps along rows, pixels, K), -DBLOCKS (resident in one multiprocessor, at least),
+// -DCLUSTERED=0|1 (K cut over a cluster) and -DFLOAT_OUT=0|1 (a float tensor instead of planes).
+// At batch 1 a block runs its code once, so short code matters more than fast loops.
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -33,19 +35,20 @@ struct Conv {
     const float* scale;               // per output channel: undoes the scales of weights and input
     const float* bias;
     const u16* residual;              // like the output, or null
-    void* out;                        // halves [images, pixels, out_stride], or float when out_float
+    void* out;                        // halves [images, pixels, rows], or float if FLOAT_OUT
     long long out_plane;              // halves between the planes of the output and the residual
     float out_scale, residual_scale;  // of the output's halves; undoes that of the residual
-    int rows, out_stride;             // output channels, padding included; halves between pixels
+    int rows;                         // output channels, padding included
     int pixels, out_width, tiles;     // pixels of one image's output, tiles of them
     int taps_h, taps_w, dilation_h, dilation_w, stride, pad_y, pad_x;
+    int cut;                          // a tile lies within one row of output pixels
     int columns, halo;                // of the input tile: pixels in a row and in all
     int grid_stride;                  // stride of output pixels in the input tile
     int sets, run_log, sub_shift;     // K in sets of groups; steps of one; see pack
     int chunks, chunk_log, stages;    // K is cut into chunks of 2^chunk_log steps at every tap
+    int cluster_log, share, inverse;  // pixels that each block of a cluster finishes; 65536 / share
     int receive;                      // byte offset of the sums from other blocks
     int activation;                   // 0 none, 1 relu, 2 relu6
-    int out_float;
 };
 
 constexpr int BM = WM * MT * 16, BN = WN * NT * 8, THREADS = WM * WN * WK * 32;
@@ -128,9 +131,9 @@ __device__ __forceinline__ u32 equal_mask(u32 a, u32 b) {
     asm("set.eq.u32.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
     return r;
 }
-__device__ __forceinline__ u16 to_half(float v) {
-    u16 h;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(v));
+__device__ __forceinline__ u32 to_halves(float low, float high) {
+    u32 h;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(h) : "f"(high), "f"(low));
     return h;
 }
 __device__ __forceinline__ float to_float(u16 h) {
@@ -149,25 +152,21 @@ __device__ __forceinline__ void unpack4(float (&v)[4], uint2 hi, uint2 lo, float
 }
 __device__ __forceinline__ void store4(u16* out, long long plane, const float (&v)[4],
                                        float scale) {
-    u16 h[4], l[4];
+    float w[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        h[i] = to_half(v[i] * scale);
-        l[i] = to_half(v[i] * scale - to_float(h[i]));
+    for (int i = 0; i < 4; ++i) w[i] = v[i] * scale;
+    const uint2 hi = make_uint2(to_halves(w[0], w[1]), to_halves(w[2], w[3]));
+    *(uint2*)out = hi;
+    if constexpr (SPLIT) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) w[i] -= to_float((u16)((i < 2 ? hi.x : hi.y) >> 16 * (i & 1)));
+        *(uint2*)(out + plane) = make_uint2(to_halves(w[0], w[1]), to_halves(w[2], w[3]));
     }
-    *(uint2*)out = make_uint2(h[0] | (u32)h[1] << 16, h[2] | (u32)h[3] << 16);
-    if (SPLIT)
-        *(uint2*)(out + plane) = make_uint2(l[0] | (u32)l[1] << 16, l[2] | (u32)l[3] << 16);
 }
 __device__ __forceinline__ u32 cluster_rank() {
     u32 r;
     asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-__device__ __forceinline__ u32 cluster_size() {
-    u32 r;
-    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(r));
-    return r;
+    return CLUSTERED ? r : 0;
 }
 // Four sums to another block of the cluster, counted by its barrier.
 __device__ __forceinline__ void send(u32 address, u32 barrier, u32 rank, float4 v) {
@@ -189,9 +188,9 @@ struct Tile {
     int groups;
 };
 
-__device__ __forceinline__ Tile make_tile(const Conv& c, int cluster) {
+__device__ __forceinline__ Tile make_tile(const Conv& c) {
     Tile t;
-    t.row_block = blockIdx.x / cluster;
+    t.row_block = CLUSTERED ? blockIdx.x >> c.cluster_log : blockIdx.x;
     t.image = blockIdx.y / c.tiles;
     t.first = (blockIdx.y - t.image * c.tiles) * BN;
     t.count = min(BN, c.pixels - t.first);
@@ -221,9 +220,8 @@ __device__ __forceinline__ void fetch_weights(const Conv& c, const Tile& t, int 
 // zeros for what lies outside the image.
 __device__ __forceinline__ void fetch_pixels(const Conv& c, const Tile& t, const TensorMap* map,
                                              int chunk, u32 to, u32 barrier) {
-    // A row of pixels without neighbours is cut anywhere, an image between rows.
-    const int x = c.pixels == c.out_width ? t.first * c.stride - c.pad_x : -c.pad_x;
-    const int y = c.pixels == c.out_width ? -c.pad_y : t.first_y * c.stride - c.pad_y;
+    const int x = (c.cut ? t.first - t.first_y * c.out_width : 0) * c.stride - c.pad_x;
+    const int y = t.first_y * c.stride - c.pad_y;
 #pragma unroll 1
     for (int i = threadIdx.x / 32; i < t.groups * PLANES; i += THREADS / 32)
         copy_box(to + i * t.plane_bytes, map, (chunk << c.chunk_log + 5) + i / PLANES * 64, x, y,
@@ -357,9 +355,8 @@ __device__ __forceinline__ void find_pixels(const Conv& c, const Tile& t, int wn
     for (int n = 0; n < NT; ++n) {
         const int local = (wn * NT + n) * 8 + (threadIdx.x & 7);
         const int p = min(t.first + local, c.pixels - 1), y = p / c.out_width;
-        pixel[n] = c.pixels == c.out_width
-                       ? (p - t.first) * c.grid_stride
-                       : ((y - t.first_y) * c.columns + p - y * c.out_width) * c.grid_stride;
+        const int x = p - (c.cut ? t.first : y * c.out_width);
+        pixel[n] = ((c.cut ? 0 : y - t.first_y) * c.columns + x) * c.grid_stride;
     }
 }
 
@@ -400,63 +397,62 @@ __device__ __forceinline__ void finish(const Conv& c, long long pixel, int row, 
         if (c.activation == 2 && v[i] > 6.f) v[i] = 6.f;
     }
     if (row >= c.rows) return;
-    if (!c.out_float) {
-        store4((u16*)c.out + pixel * c.out_stride + row, c.out_plane, v, c.out_scale);
-        return;
-    }
-    float* out = (float*)c.out + pixel * c.rows + row;
-    if ((c.rows & 3) == 0) {
-        *(float4*)out = make_float4(v[0], v[1], v[2], v[3]);
-    } else {
+    if constexpr (FLOAT_OUT) {
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-            if (row + i < c.rows) out[i] = v[i];
+            if (row + i < c.rows) ((float*)c.out)[pixel * c.rows + row + i] = v[i];
+    } else {
+        store4((u16*)c.out + pixel * c.rows + row, c.out_plane, v, c.out_scale);
     }
 }
 
 // Sum over the block's and the cluster's parts of K, and everything after the sum. Each pixel
 // belongs to one block of the cluster, which is sent the others' sums.
 __device__ __forceinline__ void reduce(const Conv& c, const Tile& t, float* red, u32 received,
-                                       u32 rank, u32 cluster) {
+                                       u32 rank) {
     const int quad = threadIdx.x % QUADS, line = threadIdx.x / QUADS;
     const int row = t.row_block * BM + quad * 4;
-    const int share = (BN + cluster - 1) / cluster, begin = rank * share;
-    const int end = min(begin + share, t.count);
+    const int begin = CLUSTERED ? rank * c.share : 0;
+    const int end = CLUSTERED ? min(begin + c.share, t.count) : t.count;
     const long long image = (long long)t.image * c.pixels + t.first;
     const float4 scale = *(const float4*)(c.scale + row), bias = *(const float4*)(c.bias + row);
     uint2 hi = make_uint2(0, 0), lo = hi;  // of the residual, fetched ahead of need
     const auto fetch_residual = [&](int p) {
         if (c.residual == nullptr || row >= c.rows || p >= end) return;
-        const u16* from = c.residual + (image + p) * c.out_stride + row;
+        const u16* from = c.residual + (image + p) * c.rows + row;
         hi = *(const uint2*)from;
         if (SPLIT) lo = *(const uint2*)(from + c.out_plane);
     };
     fetch_residual(begin + line);
     __syncthreads();
-    const u32 receive = shared_address(red) + c.receive, inverse = 65536 / share + 1;
-    if (cluster > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#pragma unroll 1
-    for (int p = line; p < t.count; p += LINES) {
-        float4* first = (float4*)(red + p * RED_PITCH + quad * 4);
+    const auto block_sum = [&](int p) {
+        const float4* first = (const float4*)(red + p * RED_PITCH + quad * 4);
         float4 sum = *first;
 #pragma unroll
         for (int w = 1; w < WK; ++w) sum = add(sum, first[w * BN * RED_PITCH / 4]);
-        if (cluster > 1) {
-            const u32 owner = p * inverse >> 16, slot = rank * share + p - owner * share;
-            send(receive + (slot * QUADS + quad) * 16, received, owner, sum);
-        } else {
-            *first = sum;
+        return sum;
+    };
+    if constexpr (CLUSTERED) {
+        const u32 receive = shared_address(red) + c.receive;
+        asm volatile("barrier.cluster.wait.acquire;" ::: "memory");  // every block has started
+#pragma unroll 1
+        for (int p = line; p < t.count; p += LINES) {
+            const u32 owner = p * c.inverse >> 16, slot = rank * c.share + p - owner * c.share;
+            send(receive + (slot * QUADS + quad) * 16, received, owner, block_sum(p));
         }
+        if (begin < end) barrier_wait(received, 0);
     }
-    if (cluster > 1 && begin < end) barrier_wait(received, 0);
 #pragma unroll 1
     for (int p = begin + line; p < end; p += LINES) {
-        float4 sum = *(const float4*)(red + p * RED_PITCH + quad * 4);  // this thread's own
-        if (cluster > 1) {
-            const float4* parts = (const float4*)((const char*)red + c.receive) +
-                                  (p - begin) * QUADS + quad;
-            sum = parts[0];
-            for (u32 q = 1; q < cluster; ++q) sum = add(sum, parts[q * share * QUADS]);
+        float4 sum;
+        if constexpr (CLUSTERED) {
+            const float4* part = (const float4*)((const char*)red + c.receive) +
+                                 (p - begin) * QUADS + quad;
+            sum = *part;
+#pragma unroll 1
+            for (int q = 1; q < 1 << c.cluster_log; ++q) sum = add(sum, part[q * c.share * QUADS]);
+        } else {
+            sum = block_sum(p);
         }
         const uint2 high = hi, low = lo;
         fetch_residual(p + LINES);
@@ -468,13 +464,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     conv(const __grid_constant__ Conv c, const __grid_constant__ TensorMap map) {
     extern __shared__ __align__(1024) unsigned char memory[];
     __shared__ __align__(8) u64 barriers[4];  // a stage each, and the sums from other blocks
-    const u32 rank = cluster_rank(), cluster = cluster_size();
-    const Tile t = make_tile(c, cluster);
+    const u32 rank = cluster_rank(), cluster = CLUSTERED ? 1 << c.cluster_log : 1;
+    const Tile t = make_tile(c);
     const u32 base = shared_address(memory), ready = shared_address(barriers);
     const u32 weight_room = (t.weight_bytes + 1023) & ~1023, received = ready + 24;
 
     // This block's chunks are rank, rank + cluster, ...; weights do not depend on the predecessor.
-    const int mine = (c.chunks - (int)rank + (int)cluster - 1) / (int)cluster;
+    const int mine = (c.chunks - rank + cluster - 1) >> (CLUSTERED ? c.cluster_log : 0);
     if (threadIdx.x == 0) {
         for (int i = 0; i < 4; ++i) barrier_init(ready + i * 8);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -482,11 +478,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll 1
         for (int i = 0; i < min(mine, c.stages); ++i)
             fetch_weights(c, t, rank + i * cluster, base + i * t.stage_bytes, ready + i * 8);
-        const int share = (BN + cluster - 1) / cluster;
-        const int owned = min((int)(rank + 1) * share, t.count) - (int)rank * share;
-        if (cluster > 1 && owned > 0) barrier_expect(received, cluster * owned * BM * 4);
+        if constexpr (CLUSTERED) {
+            const int owned = min((int)(rank + 1) * c.share, t.count) - (int)rank * c.share;
+            if (owned > 0) barrier_expect(received, cluster * owned * BM * 4);
+        }
     }
-    if (cluster > 1) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    if constexpr (CLUSTERED) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
     const int warp = threadIdx.x / 32, wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);
     int pixel[NT];
     find_pixels(c, t, wn, pixel);
@@ -522,5 +519,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     __syncthreads();
     asm volatile("griddepcontrol.wait;" ::: "memory");  // also for the residual and the output
     store_sums(sum, (float*)memory, wm, wn, wk);
-    reduce(c, t, (float*)memory, received, rank, cluster);
+    reduce(c, t, (float*)memory, received, rank);
 }

@@ -87,6 +87,26 @@ struct Pool {
     int out_height, out_width, window_y, window_x, step_y, step_x, pad_y, pad_x;
 };
 
+// The largest of a window of WY x WX pixels, whose loads do not wait for each other.
+template <int WY, int WX>
+__device__ __forceinline__ void window_max(const Pool& p, float (&best)[4], int image, int from_y,
+                                           int from_x, int quad) {
+    float v[WY * WX][4];
+#pragma unroll
+    for (int i = 0; i < WY * WX; ++i) {
+        const int y = from_y + i / WX, x = from_x + i % WX;
+        // A place outside reads the nearest pixel inside, which is in the window as well.
+        const int in_y = min(max(y, 0), p.height - 1), in_x = min(max(x, 0), p.width - 1);
+        load4(v[i], p.x + (((long long)image * p.height + in_y) * p.width + in_x) * p.stride +
+                        quad * 4, p.plane);
+    }
+#pragma unroll
+    for (int i = 0; i < WY * WX; ++i)
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+            if (!(v[i][k] <= best[k])) best[k] = v[i][k];  // NaN wins, as in torch
+}
+
 extern "C" __global__ void __launch_bounds__(128) max_pool(const __grid_constant__ Pool p) {
     wait_for_predecessor();
     const int quads = p.stride / 4, pixels = p.out_height * p.out_width;
@@ -94,20 +114,16 @@ extern "C" __global__ void __launch_bounds__(128) max_pool(const __grid_constant
     if (id >= p.images * pixels * quads) return;
     const int at = id / quads, quad = id - at * quads, image = at / pixels;
     const int y = (at - image * pixels) / p.out_width, x = at - image * pixels - y * p.out_width;
+    const int from_y = y * p.step_y - p.pad_y, from_x = x * p.step_x - p.pad_x;
     const float lowest = -__int_as_float(0x7f800000);
     float best[4] = {lowest, lowest, lowest, lowest};
-    for (int dy = 0; dy < p.window_y; ++dy)
-        for (int dx = 0; dx < p.window_x; ++dx) {
-            const int from_y = y * p.step_y - p.pad_y + dy, from_x = x * p.step_x - p.pad_x + dx;
-            if ((unsigned)from_y >= (unsigned)p.height || (unsigned)from_x >= (unsigned)p.width)
-                continue;
-            float v[4];
-            load4(v, p.x + (((long long)image * p.height + from_y) * p.width + from_x) * p.stride +
-                         quad * 4, p.plane);
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                if (!(v[i] <= best[i])) best[i] = v[i];  // NaN wins, as in torch
-        }
+    if (p.window_y == 3 && p.window_x == 3) {
+        window_max<3, 3>(p, best, image, from_y, from_x, quad);
+    } else {
+        for (int dy = 0; dy < p.window_y; ++dy)
+            for (int dx = 0; dx < p.window_x; ++dx)
+                window_max<1, 1>(p, best, image, from_y + dy, from_x + dx, quad);
+    }
     store(p.out + (long long)at * p.stride + quad * 4, p.out_plane, best);
 }
 

@@ -242,7 +242,7 @@ def test_kernels_compile_for_hopper_without_spills(mode: int, tmp_path: Path) ->
     source = Path(nvrtc.__file__).with_name("cs_latency.cu")
     for plan in widest.values():
         command = ["nvcc", "-cubin", "-std=c++17", "-gencode=arch=compute_90a,code=sm_90a"]
-        command += ["-Xptxas=-v", *plans.kernel_options(plan.tile, True, mode)]
+        command += ["-Xptxas=-v", *plans.kernel_options(plan, True, mode, False)]
         command += [str(source), "-o", str(tmp_path / "kernel.cubin")]
         log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         spills = int(log.split("bytes spill stores")[0].split()[-1])
