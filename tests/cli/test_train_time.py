@@ -86,7 +86,8 @@ def test_what_is_saved_keeps_its_pattern_and_infer_and_train_time_load_it(
 def test_a_small_training_learns_to_tell_digits(scheme: str, folder: Path) -> None:
     pytest.importorskip("sklearn")
     whole = ["--dataset", "digits", "--input-size", "3x8x8", "--train", "--epochs", "5"]
-    rates = ["--lr", "0.1", "--finetune-lr", "0.05", "--interval", "5", "-b", "32"]
+    rates = ["--lr", "0.1", "--finetune-lr", "0.05", "--interval", "5", "-b", "32",
+             "--warmup-epochs", "1"]  # fmt: skip
     assert train("--pattern", scheme, *whole, *rates, "--save", "digits.safetensors") == 0
     record = records(folder)[-1]
     epochs = report(record).epochs

@@ -47,7 +47,7 @@ _COLUMNS = (
     Column("images_per_second", ("Images", "a second"), decimals=0),
     Column("efficiency_percent", ("Efficiency", "(%)"), "%", decimals=1, interval="half"),
     Column("ddp_percent", ("DDP's own", "cost (%)"), "%", decimals=1),
-    Column("hours", ("Time (h)", "projected"), "h", interval="half"),
+    Column("hours_projected", ("Time (h)", "projected"), "h", interval="half"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from csbench.core.statistics import median
 from csbench.core.training import TrainingReport
 from csbench.report.paper import compare, published
 from csbench.report.provenance import Source
@@ -50,9 +51,9 @@ _COLUMNS = (
     Column("overhead_percent", ("Step over", "dense (%)"), "%", interval="half"),
     Column("steps_per_epoch", ("Steps", "an epoch"), decimals=0),
     Column("epochs", ("Epochs",), decimals=0),
-    Column("hours", ("Time (h)", "projected"), "h", interval="half"),
+    Column("hours_projected", ("Time (h)", "projected"), "h", interval="half"),
     Column("hours_published", ("Time (h)", "published"), "h", decimals=2),
-    Column("ratio", ("Time over N:M", "projected"), decimals=3, interval="range"),
+    Column("ratio_projected", ("Time over N:M", "projected"), decimals=3, interval="range"),
     Column("ratio_published", ("Time over N:M", "published"), decimals=3),
     *(
         Column(f"{part}_ms", ("Parts of a step (ms)", part), "ms", decimals=2, panel=1)
@@ -145,6 +146,12 @@ def _notes(probed: Sequence[Trained], paper: dict[str, object]) -> list[str]:
         "run, for dense itself against a plain PyTorch loop. Self-check: how far the short samples "
         "were off for a longer window. Memory: the peak above that of dense training.",
         INTERVALS,
+    ]
+    loaders = [one for one in probed if one.report and one.report.loader_ms]
+    notes += [
+        f"The loader alone takes {median(one.report.loader_ms):.1f} ms a batch ({one.scheme})."
+        for one in loaders
+        if one.report
     ]
     notes += [_why(one, probed) for one in probed if one.scheme == "cs" and over_nm(one, probed)]
     settings = paper["setting"]
