@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from csbench.cli import COMMANDS
+
 PACKAGE = Path(__file__).parent.parent / "csbench"
 
 # room -> what it may import from csbench at module level or inside functions
@@ -63,14 +65,8 @@ def test_rooms_do_without(room: str, forbidden: set[str]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["--help"],
-        ["--version"],
-        ["infer", "--help"],
-        ["report", "--help"],
-        ["run", "--help"],
-        ["train-time", "--help"],
-    ],
+    [[], ["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)],
+    ids=" ".join,
 )
 def test_help_imports_neither_torch_nor_pandas(arguments: list[str]) -> None:
     code = (

@@ -63,9 +63,14 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+)
 @click.version_option(__version__, prog_name="csbench")
-def csbench() -> None:
+@click.pass_context
+def csbench(context: click.Context) -> None:
     """Benchmark sparse convolutional networks and write the paper's tables.
 
     \b
@@ -73,6 +78,8 @@ def csbench() -> None:
       csbench infer --model resnet50 --pattern block
       csbench report --format latex
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> None:
@@ -90,7 +97,7 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        _say(_wrong_usage(error))
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted; what was measured is saved")
@@ -115,6 +122,15 @@ def run(arguments: list[str]) -> int:
 
 def _say(line: str) -> None:
     click.echo(f"csbench: {line}", err=True)
+
+
+def _wrong_usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    line = " ".join(error.format_message().split()).rstrip(".")
+    if context is None:
+        return line
+    more = f"type {context.command_path} --help"
+    return f"{line} ({more})" if line.endswith("?") else f"{line}; {more}"
 
 
 def _verbose(arguments: list[str]) -> bool:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
-from tabulate import tabulate
 
-from csbench.core.pattern import parse
 from csbench.errors import PatternError
-from csbench.sparse import checkpoint
-from csbench.sparse.inspection import Inspection, LayerInspection, inspect
-from csbench.sparse.network import Policy
+
+if TYPE_CHECKING:
+    from csbench.sparse.inspection import Inspection, LayerInspection
 
 
 @click.command()
@@ -31,7 +29,13 @@ def command(file: Path, pattern: str | None, classifier: bool, as_json: bool) ->
       csbench inspect resnet50.pth
       csbench inspect pruned.safetensors --pattern nm:2:4
     """
+    from csbench.core.pattern import parse
+
     spec = parse(pattern) if pattern is not None else None
+    from csbench.sparse import checkpoint  # loads torch: not for help, nor for a wrong pattern
+    from csbench.sparse.inspection import inspect
+    from csbench.sparse.network import Policy
+
     found = inspect(checkpoint.load(file), spec, Policy(classifier=classifier))
     click.echo(_json(found) if as_json else _text(found))
     if spec is not None and found.broken is not None:
@@ -39,10 +43,14 @@ def command(file: Path, pattern: str | None, classifier: bool, as_json: bool) ->
 
 
 def _json(found: Inspection) -> str:
+    import msgspec
+
     return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
 
 
 def _text(found: Inspection) -> str:
+    from tabulate import tabulate
+
     headers = ("layer", "shape", "sparsity %", "zeros keep", "violations", "padding %", "note")
     right = ("left", "left", "right", "left", "right", "right", "left")
     rows = [_row(layer) for layer in found.layers]

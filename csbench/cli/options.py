@@ -32,7 +32,7 @@ def measuring(command: F) -> F:
             help="Stop when the interval's half-width is below this: 1% or 0.01 [1%].",
         ),
         click.option("--timeout", type=float, metavar="S", help="Kill a case after this [600]."),
-        click.option("--rtol", type=float, metavar="E", help="Allowed relative error."),
+        click.option("--rtol", type=Fraction(), metavar="E", help="Allowed relative error."),
         click.option(
             "--cache", type=click.Choice(["cold", "warm"]),
             help="By default warm for networks, cold for layers.",

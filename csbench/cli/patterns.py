@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 from tabulate import tabulate
 
-from csbench.sparse.patterns import Listed, listing
+if TYPE_CHECKING:
+    from csbench.sparse.patterns import Listed
 
 
 @click.command()
@@ -20,6 +22,8 @@ def command(as_json: bool) -> None:
     A specification is name[:parameters][@sparsity], with the sparsity as a fraction or percentage:
     block:32x32@75%, nm:2:4, cs:16.
     """
+    from csbench.sparse.patterns import listing  # loads torch: not for help
+
     found = listing()
     click.echo(json.dumps([asdict(p) for p in found], indent=2) if as_json else _text(found))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from csbench.errors import UsageError
@@ -22,9 +24,12 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("min_time", "max_time", "max_noise", "timeout"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name):g}; expected a number above 0")
+        # The longest time first: what is left out follows it.
+        for name in ("max_time", "min_time", "max_noise", "timeout"):
+            if not 0 < getattr(self, name) < math.inf:  # JSON has no infinity for a worker to read
+                raise UsageError(
+                    f"{name} is {getattr(self, name):g}; expected a finite number above 0"
+                )
         if self.warmup < 0 or (self.runs is not None and self.runs < 1):
             raise UsageError("warmup is at least 0 and runs at least 1")
         if self.min_time > self.max_time:

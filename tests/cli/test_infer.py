@@ -151,6 +151,12 @@ def test_a_full_disk_is_one_line_and_the_results_are_printed(
         (["--model", "resnet20", "--sparsity", "200"], "not between 0 and 100 %"),
         (["--model", "resnet20", "--input-size", "224"], "expected for example 3x224x224"),
         (["--model", "resnet20", "--min-time", "0"], "min_time is 0"),
+        (["--model", "resnet20", "--max-time", "0"], "max_time is 0"),
+        (["--model", "resnet20", "--timeout", "inf"], "timeout is inf"),
+        (["--model", "resnet20", "--rtol", "nan"], "'nan' is not a share"),
+        (["--model", "resnet20", "-r", "0"], "'--runs'"),
+        (["--modle", "resnet20"], "No such option"),
+        (["--pattern", "block"], "Missing option '--model'; type csbench infer --help"),
         (["--model", "resnet20", "-o", "/dev/null/x"], "cannot write records to '/dev/null/x'"),
     ],
 )

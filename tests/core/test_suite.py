@@ -98,6 +98,12 @@ def test_the_models_known_without_torch_are_those_that_csbench_builds() -> None:
     assert {name: models.default_input(name) for name in models.names()} == MODELS
 
 
+@pytest.mark.parametrize("name", ["min_time", "max_time", "max_noise", "timeout"])
+def test_a_stop_rule_without_end_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SuiteError, match=f"{name} is inf; expected a finite number"):
+        suite(tmp_path, f'[stop]\n{name} = inf\n[[cases]]\nmodel = "resnet50"')
+
+
 def test_a_stop_rule_of_no_time_is_refused() -> None:
     with pytest.raises(UsageError, match="max_noise is 0"):
         StopRule(max_noise=0)
