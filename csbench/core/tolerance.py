@@ -8,7 +8,7 @@ RELATIVE = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 1e-2, "bf16": 1e-2}
 
 
 def tolerance(dtype: str) -> float:
-    """The largest relative error that a precision may have; raises UsageError for an unknown one."""
+    """The largest relative error of a precision; raises UsageError for an unknown one."""
     if dtype not in RELATIVE:
         raise UsageError(unknown("dtype", dtype, RELATIVE))
     return RELATIVE[dtype]
