@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 
@@ -108,5 +106,3 @@ class TrainingReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     epochs: tuple[EpochReport, ...] = ()
     train_seconds: float | None = None
     left_out: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    extra: dict[str, Any] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from csbench.core.pattern import PatternSpec, parse
-from csbench.core.training import Recipe
 from csbench.errors import UsageError, unknown
 from csbench.training.schemes.base import Scheme
 from csbench.training.schemes.block import Block
@@ -21,7 +20,7 @@ SCHEMES: dict[str, type[Scheme]] = {
 }
 SPARSITY = 0.5  # where none is asked for: 2:4, the ratio that hardware knows
 
-__all__ = ["SCHEMES", "SPARSITY", "Recipe", "Scheme", "specify"]
+__all__ = ["SCHEMES", "SPARSITY", "Scheme", "make", "specify"]
 
 
 def specify(text: str, sparsity: float | None = None) -> tuple[str, PatternSpec]:
