@@ -1,0 +1,55 @@
+"""What is recorded of the machine, and what is not; cache sizes; memory at the peak."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from csbench.bench import environment
+from csbench.bench.flush import flusher, last_level_bytes
+from csbench.bench.memory import in_use, peak_of
+
+
+def test_the_environment_is_json_and_tells_versions() -> None:
+    found = environment.full("cpu")
+    assert json.loads(json.dumps(found)) == found
+    assert found["torch"] == str(torch.__version__)
+    assert found["threads"] == torch.get_num_threads()
+    assert found["cpu"] and found["cores"] > 0 and found["memory_bytes"] > 1 << 28
+    assert "numpy" in found["libraries"]
+
+
+def test_the_hosts_name_is_not_told() -> None:
+    assert socket.gethostname() not in json.dumps(environment.host())
+    assert len(environment.host()["host"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"), [(["32K\n", "1024K\n", "32M\n"], 32 << 20), ([], 64 << 20)]
+)
+def test_the_last_cache_is_the_largest(tmp_path: Path, sizes: list[str], expected: int) -> None:
+    for i, size in enumerate(sizes):
+        (tmp_path / f"index{i}").mkdir()
+        (tmp_path / f"index{i}" / "size").write_text(size)
+    assert last_level_bytes(tmp_path) == expected
+
+
+def test_a_flush_writes_more_than_the_cache() -> None:
+    buffer = flusher("cpu")()
+    assert isinstance(buffer, torch.Tensor)
+    assert buffer.nbytes >= 2 * last_level_bytes() - 4
+
+
+def test_the_peak_of_a_run_is_seen_and_forgotten() -> None:
+    if peak_of(lambda: None, "cpu", 0) is None:
+        pytest.skip("this system does not count the peak")
+    assert in_use("cpu") == 0
+    small = peak_of(lambda: None, "cpu", 0) or 0
+    large = peak_of(lambda: torch.ones(1 << 27), "cpu", 0) or 0  # 512 MiB
+    again = peak_of(lambda: None, "cpu", 0) or 0
+    assert large - small > 400 << 20
+    assert large - again > 400 << 20
