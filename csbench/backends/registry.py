@@ -25,7 +25,6 @@ BUILT_IN = {
     "onednn": "csbench.backends.onednn:OneDnn",
     "inductor": "csbench.backends.inductor:Inductor",
     "block-original": "csbench.backends.block_original:BlockOriginal",
-    "block-cutlass": "csbench.backends.block_cutlass:BlockCutlass",
     "cs": "csbench.backends.cs:Cs",
     "masked": "csbench.backends.masked:Masked",
     "fake": "csbench.backends.fake:Fake",

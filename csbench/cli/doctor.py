@@ -23,7 +23,7 @@ OUTPUT = Path("csbench-results")
 
 # package -> what it is for, and the command that brings it
 OPTIONAL = {
-    "triton": ("the inductor baseline on GPUs", "pip install triton"),
+    "triton": ("the inductor baseline on GPUs", "pip install 'csbench[gpu]'"),
     "matplotlib": ("figures in reports", "pip install 'csbench[plots]'"),
     "torchvision": ("models named torchvision:NAME", "pip install torchvision"),
     "timm": ("models named timm:NAME", "pip install timm"),
@@ -140,7 +140,7 @@ def _gpu() -> Iterator[Line]:
 def _gpu_tools() -> Iterator[Line]:
     import torch
 
-    from csbench.kernels import nvcc, nvrtc
+    from csbench.kernels import nvrtc
 
     if not torch.cuda.is_available():
         return  # one line above says it all
@@ -148,13 +148,8 @@ def _gpu_tools() -> Iterator[Line]:
     if lack is None:
         yield ok("nvrtc", "{}.{}, compiles the GPU kernels".format(*nvrtc.nvrtc_version()))
     else:
-        yield missing("nvrtc", lack, "pip install 'csbench[gpu]'")
+        yield missing("nvrtc", lack)
     yield _nvml(str(torch.cuda.get_device_properties(0).uuid))
-    lack = nvcc.missing()
-    if lack is None:
-        yield ok("nvcc", f"{nvcc.compiler()}, with CUTLASS in {nvcc.cutlass_headers()}")
-    else:
-        yield missing("nvcc", f"block-cutlass cannot be built: {lack}")
 
 
 def _nvml(uuid: str) -> Line:
