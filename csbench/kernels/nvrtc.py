@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csbench.errors import BackendError
 from csbench.core.cache import cache_dir, write_atomically
+from csbench.errors import BackendError
 
 Argument = Tensor | int | float | None | ctypes.Structure | ctypes.Array | Any  # type: ignore[type-arg]
 Dim = int | Sequence[int]
