@@ -11,7 +11,7 @@ from csbench import models
 from csbench.backends import registry
 from csbench.bench.network import runs_sparse
 from csbench.bench.weights import Library, found_pattern
-from csbench.core.axes import Sweep, specifications
+from csbench.core.axes import MODELS, ImageSize, Sweep, specifications
 from csbench.core.case import Case, CheckpointRef
 from csbench.core.pattern import PatternSpec
 from csbench.errors import PatternError, UsageError
@@ -33,7 +33,7 @@ def plan(sweep: Sweep, device: str, library: Library) -> list[Case]:
     cases: dict[str, Case] = {}
     for model, source in product(sweep.model, _sources(sweep, library)):
         carried = _carried(sweep, model, source, library)
-        images = sweep.input or (models.default_input(model),)
+        images = _images(sweep, model)
         for image, dtype, batch in product(images, sweep.dtype, sweep.batch):
             for spec, baseline in product(carried, baselines):
                 for backend in _backends(sweep, spec, device, dtype):
@@ -44,6 +44,19 @@ def plan(sweep: Sweep, device: str, library: Library) -> list[Case]:
                     )  # fmt: skip
                     cases |= {case.key: case for case in _tasks(sweep, whole, library)}
     return list(cases.values())
+
+
+def _images(sweep: Sweep, model: str) -> tuple[ImageSize, ...]:
+    """The image sizes asked for, or the model's own; their channels are the model's."""
+    own = models.default_input(model)
+    for image in sweep.input:
+        if image[0] != own[0] and model in MODELS:
+            wanted = "x".join(str(n) for n in (own[0], *image[1:]))
+            raise UsageError(
+                f"input size '{'x'.join(str(n) for n in image)}' has {image[0]} channels, "
+                f"{model} takes {own[0]}; type --input-size {wanted}"
+            )
+    return sweep.input or (own,)
 
 
 def _sources(sweep: Sweep, library: Library) -> list[CheckpointRef]:
@@ -88,6 +101,9 @@ def _check_fits(model: str, path: str, library: Library) -> None:
 def _stored(pattern: str | None, path: str, library: Library) -> PatternSpec:
     state = library.checkpoint(path).state_dict
     spec, layers = found_pattern(library.checkpoint(path), pattern)
+    if pattern is not None and spec.sparsity is not None:
+        # A weight of 75 % keeps block@50% too: the row is of what is there, not of what was named.
+        spec = network.filled_in(state, PatternSpec(spec.name, spec.parameters))
     if spec.own_sparsity is not None:
         return spec.at(spec.own_sparsity)
     measured = round(network.sparsities(state, layers).layers, 6)

@@ -87,7 +87,7 @@ def _library(name: str, package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise ModelError(
-            f"model '{name}' needs {package} ({error}); pip install {package}"
+            f"model '{name}' needs {package} ({error}); pip install {package.partition('.')[0]}"
         ) from error
 
 

@@ -64,7 +64,12 @@ def save(
     path = target(path)
     notes = {"format": "pt", "csbench": __version__, **metadata}
     header, tensors = _ordered(safetensors.torch.save(_separate(state), notes))
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write '{path}': {error.strerror}; name a file in a folder that can be written"
+        ) from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

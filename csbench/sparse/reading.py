@@ -106,7 +106,8 @@ def _read_torch(path: Path, mapped: bool) -> object:
 def _unsafe(path: Path, message: str) -> str:
     found = re.search(r"(?:GLOBAL|global) ([\w.]+\.\w+)", message)
     if found is None:
-        return f"'{path}' is not a checkpoint of tensors ({_one_line(message)}); {SAVE_HINT}"
+        reason = message.partition("WeightsUnpickler error:")[2] or message
+        return f"'{path}' is not a checkpoint of tensors ({_one_line(reason)}); {SAVE_HINT}"
     return (
         f"checkpoint '{path}' holds Python objects besides tensors ({found[1]}), which csbench "
         f"never loads because that runs code; expected tensors alone: {SAVE_HINT}"
@@ -114,5 +115,6 @@ def _unsafe(path: Path, message: str) -> str:
 
 
 def _one_line(error: object) -> str:
-    line = str(error).strip().partition("\n")[0]
+    """The first sentence of an error: torch's go on with advice that does not hold here."""
+    line = str(error).strip().partition("\n")[0].partition(". ")[0]
     return line[:160] or type(error).__name__

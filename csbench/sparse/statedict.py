@@ -126,6 +126,11 @@ def _check_finite(key: str, value: Tensor, path: object) -> None:
         return
     low, high = value.aminmax()  # NaN comes through, and nothing is allocated
     if torch.isfinite(low) and torch.isfinite(high):
+        if low < 0 and key.endswith("running_var"):  # its root would be NaN
+            raise CheckpointError(
+                f"checkpoint '{path}' holds a negative variance in {key} ({low.item():g}); "
+                "expected batch norm's statistics: take an earlier checkpoint"
+            )
         return
     bad = ~torch.isfinite(value)
     nans = int(value.isnan().sum())

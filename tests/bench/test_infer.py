@@ -291,6 +291,25 @@ def test_a_pattern_that_a_checkpoint_breaks_is_refused_with_the_place(pruned: st
         measure(checkpoint=(pruned,), pattern=("nm:1:4",), sparsity=())
 
 
+def test_a_pattern_that_holds_loosely_is_a_row_of_the_sparsity_that_is_there(
+    tmp_path: Path,
+) -> None:
+    state, _ = sparsify_state(models.build(TINY).state_dict(), parse("block:4x4@75%"))
+    path = str(tmp_path / "pruned.safetensors")
+    checkpoints.save(path, state, {})
+    sweep = Sweep(
+        model=(TINY,), checkpoint=(path,), pattern=("block:4x4@50%",),
+        backend=("fake",), baseline=("fake",),
+    )  # fmt: skip
+    (case,) = Bench("cpu").plan(sweep)
+    assert (case.pattern, case.sparsity) == ("block:4x4", 0.75)
+
+
+def test_an_image_of_other_channels_is_refused_before_any_case() -> None:
+    with pytest.raises(UsageError, match="4 channels, resnet20 takes 3; type --input-size 3x32x32"):
+        measure(model=("resnet20",), input=((4, 32, 32),))
+
+
 def test_a_checkpoint_takes_no_sparsity(pruned: str) -> None:
     with pytest.raises(UsageError, match="leave --sparsity out"):
         measure(checkpoint=(pruned,), sparsity=(0.5,))

@@ -101,7 +101,7 @@ def test_every_model_runs(name: str) -> None:
         ("hub:resnet50", "expected timm:NAME"),
         ("no.py:f", "no file 'no.py'"),
         ("timm:resnet50", "pip install timm"),
-        ("torchvision:resnet50", "pip install torchvision"),
+        ("torchvision:resnet50", "pip install torchvision$"),
     ],
 )
 def test_a_name_that_does_not_resolve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import pickle
 import stat
 from collections import OrderedDict
 from collections.abc import Callable
@@ -143,6 +144,19 @@ def test_a_target_that_cannot_be_written_is_said_before_any_work(tmp_path: Path)
         checkpoint.target(tmp_path / "missing" / "out.safetensors")
 
 
+def test_a_folder_that_cannot_be_written_is_a_wrong_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied", ".hidden.tmp")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(
+        UsageError, match=r"cannot write '.*a\.safetensors': Permission denied; name"
+    ):
+        checkpoint.save(tmp_path / "a.safetensors", STATE, {})
+
+
 # Bad input.
 
 
@@ -163,6 +177,14 @@ def test_a_pickle_that_runs_code_does_not_run(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"holds Python objects .*open.* runs code"):
             checkpoint.load(tmp_path / "evil.pth")
         assert not (tmp_path / "ran").exists()
+
+
+def test_a_plain_pickle_that_runs_code_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Opens(tmp_path / "ran")))
+    with pytest.raises(CheckpointError, match="is not a checkpoint of tensors") as error:
+        checkpoint.load(tmp_path / "evil.pth")
+    assert "weights_only" not in str(error.value)  # torch's advice to load it all the same
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_whole_pickled_model_is_refused_with_advice(tmp_path: Path) -> None:
@@ -206,6 +228,10 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no weights": (lambda d: saved(d / "a.pth", {"lr": 0.1}), "holds no weights .its keys are lr"),
     "NaN": (lambda d: saved(d / "a.pth", bad_weight(torch.nan)),
             r"1 NaN and 0 infinite values in conv\.weight, first at \[1, 2, 0, 1\]"),
+    "negative variance": (
+        lambda d: saved(d / "a.pth", {**STATE, "norm.running_var": torch.tensor([1.0, -2.0])}),
+        r"negative variance in norm\.running_var \(-2\)",
+    ),
     "infinity": (lambda d: saved(d / "a.pth", bad_weight(-torch.inf)), "0 NaN and 1 infinite"),
 }  # fmt: skip
 
@@ -216,6 +242,7 @@ def test_bad_input_is_one_clear_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         checkpoint.load(make(tmp_path))
     assert "\n" not in str(error.value)
+    assert "internal miniz error" not in str(error.value)
     assert error.value.exit_code == 2
 
 
