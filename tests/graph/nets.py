@@ -26,19 +26,21 @@ class SharedConv(nn.Module):
 
 
 class ResidualTwice(nn.Module):
-    """The same shortcut is added in two places, left and right; the first sum is read twice."""
+    """The same shortcut is added in two places, left and right; the first sum is read twice; a
+    scaled sum is no residual.
+    """
 
-    expected = ("a relu", "b none residual", "c relu residual")
+    expected = ("a relu", "b none residual", "c relu residual", "d none")
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c = conv(3, 4), conv(4, 4), conv(4, 4)
+        self.a, self.b, self.c, self.d = conv(3, 4), conv(4, 4), conv(4, 4), conv(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         a = torch.relu(self.a(x))
         b = a + self.b(a)
         c = torch.relu(self.c(b) + a)
-        return b * c
+        return torch.add(self.d(c), b, alpha=0.5)
 
 
 class ConvReadTwice(nn.Module):

@@ -14,9 +14,9 @@ def test_attach_sets_the_named_layers_and_no_other() -> None:
     program = trace(nets.randomised(nets.ResidualTwice()), (3, 6, 6), "net")
     spec = parse("cs:2")
     first = attach(program, {"b": spec})
-    assert [c.pattern for c in first.convolutions] == [None, spec, None]
-    assert [c.pattern for c in attach(first, {"c": spec}).convolutions] == [None, None, spec]
-    assert [c.pattern for c in program.convolutions] == [None] * 3
+    assert [c.pattern for c in first.convolutions] == [None, spec, None, None]
+    assert [c.pattern for c in attach(first, {"c": spec}).convolutions] == [None, None, spec, None]
+    assert [c.pattern for c in program.convolutions] == [None] * 4
 
 
 def test_a_name_that_is_no_layer() -> None:
