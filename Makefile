@@ -5,6 +5,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 RESULTS ?= csbench-results
+# Exit code 5: measured, but this machine was busy. The tables say so; it is no reason to stop.
+NOISY_IS_FINE := || test $$$$? -eq 5
 
 .PHONY: install demo test lint test-gpu bench wheel clean
 
@@ -16,7 +18,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/csbench infer --model resnet50 --pattern block -o $(RESULTS)/records.jsonl
+	$(BIN)/csbench infer --model resnet50 --pattern block -o $(RESULTS)/records.jsonl $(NOISY_IS_FINE)
 	$(BIN)/csbench report $(RESULTS)/records.jsonl --table table11 --format markdown
 
 test: install
@@ -32,7 +34,7 @@ test-gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -m gpu tests
 
 bench: install
-	$(BIN)/csbench run resnet50 --resume -o $(RESULTS)/resnet50.jsonl
+	$(BIN)/csbench run resnet50 --resume -o $(RESULTS)/resnet50.jsonl $(NOISY_IS_FINE)
 	$(BIN)/csbench report $(RESULTS)/resnet50.jsonl --format text
 
 wheel: install
