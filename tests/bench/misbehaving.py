@@ -7,6 +7,7 @@ import signal
 import threading
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from csbench.backends.base import LoweredConv, LoweredNetwork
@@ -18,18 +19,24 @@ from csbench.graph.program import Conv, Program
 
 
 class Wrapped(Fake):
-    """Right, until a subclass changes what a layer gives."""
+    """Right and sparse, until a subclass changes what a layer gives."""
 
     name = "wrapped"
     patterns = frozenset({"cs"})
 
     def lower(self, conv: Conv, case: Case) -> LoweredConv:
-        right = super().lower(conv, case)
+        packed = conv.weight.flatten(1).double().to_sparse_csr()
 
         def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
-            return self.change(right(x, residual))
+            pixels = F.unfold(
+                x.double(), conv.weight.shape[2:], conv.dilation, conv.padding, conv.stride
+            )
+            y = torch.stack([packed @ image for image in pixels]) + conv.bias[:, None]
+            y = y.reshape(len(x), *conv.output_size)
+            y = y if residual is None else y + residual
+            return self.change((y.relu() if conv.activation == "relu" else y).to(x.dtype))
 
-        return LoweredConv(run, right.weight_bytes, 0, "wrapped")
+        return LoweredConv(run, 4 * int(conv.weight.count_nonzero()), 0, "wrapped")
 
     def change(self, out: Tensor) -> Tensor:
         return out
@@ -123,6 +130,12 @@ class InterruptsItsParent(Wrapped):
         os.kill(os.getppid(), signal.SIGINT)
         threading.Event().wait()
         return out
+
+
+class RunsDense(Fake):
+    """Says sparse and multiplies all the zeros."""
+
+    name = "runs-dense"
 
 
 class Remembers(Wrapped):

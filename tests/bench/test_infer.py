@@ -180,6 +180,20 @@ def test_flops_are_counted_here_and_not_by_the_backend() -> None:
     assert {x.name: x.flops for x in record.layers}["first"] == 2 * 16 * 4 * 9 * 64
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_plug_in_that_multiplies_zeros_is_not_called_sparse(dtype: str) -> None:
+    (record,) = measure(backend=misbehaving("RunsDense"), dtype=(dtype,))
+    assert (record.status, record.measurement) == ("unsupported", None)
+    assert "ran no layer sparse: runs-dense multiplies zeros" in (record.reason or "")
+    assert {layer.ran for layer in record.layers} == {"dense"}
+
+
+def test_a_plug_in_that_leaves_zeros_out_is_called_sparse() -> None:
+    (record,) = measure(backend=misbehaving("Wrapped"))
+    assert record.status == "ok"
+    assert [layer.ran for layer in record.layers].count("sparse") == 2
+
+
 def test_a_wrong_baseline_is_an_error_that_names_it() -> None:
     (record,) = measure(baseline=misbehaving("OffByALittle"))
     assert record.status == "error"
