@@ -50,19 +50,21 @@ def execute(
     with ExitStack() as stack:
         store = None if output["dry_run"] else stack.enter_context(Store(output["path"]))
         done = measured_keys(output["path"]) if output["resume"] else frozenset()
-        planned = _plan(sweeps, how, gpus, reporter, done, stack)
+        everything = _plan(sweeps, how, gpus, reporter, stack)
+        planned = [(runner, [c for c in part if c.key not in done]) for runner, part in everything]
         if store is None:
             for _, part in planned:
                 for case in part:
                     click.echo(f"{case.key}  {title(case)} on {case.device} over {case.baseline}")
             return 0
         cases = [case for _, part in planned for case in part]
-        _announce(cases, how.stop, done, reporter, workers=max(1, len(gpus)))
+        skipped = sum(len(part) for _, part in everything) - len(cases)
+        _announce(cases, how.stop, skipped, reporter, workers=max(1, len(gpus)))
         records: list[Record] = []
         try:
             _measure(planned, store, output, reporter, records)
         finally:
-            _print(records, output, reporter)
+            _print(records, store.appended, output, reporter)
     return exit_code(record.status for record in records)
 
 
@@ -82,12 +84,12 @@ def _check(sweeps: Iterable[Sweep]) -> None:
 
 def _plan(
     sweeps: Sequence[Sweep], how: Settings, gpus: Sequence[str], reporter: Reporter,
-    done: frozenset[str], stack: ExitStack,
+    stack: ExitStack,
 ) -> list[tuple[Runner, list[Case]]]:  # fmt: skip
-    """The cases that are left to do, by the runner of the devices that they run on."""
+    """The cases, each once, by the runner of the devices that they run on."""
     runners: dict[tuple[str, ...], Runner] = {}
     planned: dict[Runner, list[Case]] = {}
-    seen = set(done)
+    seen: set[str] = set()
     for sweep in sweeps:
         for devices in _devices(sweep, gpus):
             if devices not in runners:
@@ -110,12 +112,12 @@ def _devices(sweep: Sweep, gpus: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _announce(
-    cases: Sequence[Case], stop: StopRule, done: frozenset[str], reporter: Reporter, workers: int
+    cases: Sequence[Case], stop: StopRule, skipped: int, reporter: Reporter, workers: int
 ) -> None:
     """How many cases there are and how long they take, before the first one starts."""
-    skipped = f" ({len(done)} are there already)" if done else ""
+    more = f" ({skipped} more are there already)" if skipped else ""
     if not cases:
-        reporter.say(f"nothing to measure{skipped}")
+        reporter.say(f"nothing to measure{more}")
         return
     each = len(cases) / workers
     least, most = (each * (t + _PREPARING) for t in (stop.min_time, stop.max_time))
@@ -123,7 +125,7 @@ def _announce(
     if workers > 1:
         reporter.say(f"{workers} GPUs of one host at once: they share its power, links and CPU")
     reporter.say(
-        f"{len(cases)} case{plural} on {cases[0].device}{skipped}, "
+        f"{len(cases)} case{plural} on {cases[0].device}{more}, "
         f"about {_duration(least)} to {_duration(most)}"
     )
 
@@ -142,7 +144,9 @@ def _measure(
                     return
 
 
-def _print(records: Sequence[Record], output: dict[str, Any], reporter: Reporter) -> None:
+def _print(
+    records: Sequence[Record], saved: int, output: dict[str, Any], reporter: Reporter
+) -> None:
     """Tables or JSON Lines to stdout; what went wrong, where the records are and what next."""
     if not records:
         return
@@ -157,10 +161,9 @@ def _print(records: Sequence[Record], output: dict[str, Any], reporter: Reporter
                 reporter.say(f"{title(record.case)}: {outcome(record)}")
     path: Path = output["path"]
     named = "" if path == DEFAULT else f" {path}"
-    plural = "s" if len(records) > 1 else ""
-    reporter.say(
-        f"{len(records)} record{plural} in {path}; next: csbench report{named} --format latex"
-    )
+    plural = "s" if saved > 1 else ""
+    if saved:
+        reporter.say(f"{saved} record{plural} in {path}; next: csbench report{named} --format latex")
 
 
 def _tables(records: Sequence[Record]) -> str:
