@@ -5,8 +5,8 @@ Commands load when they are chosen, so that help and completion import neither t
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
 import signal
 import sys
 from typing import Any
@@ -138,8 +138,10 @@ def _verbose(arguments: list[str]) -> bool:
 
 
 def _os_error(error: OSError) -> str:
-    where = f" '{os.fspath(error.filename)}'" if isinstance(error.filename, str) else ""
-    return f"cannot use{where}: {error.strerror or error}; nothing measured so far is lost"
+    what = "cannot write the output" if error.errno == errno.ENOSPC else "the system refused"
+    if isinstance(error.filename, str):
+        what = f"cannot use '{error.filename}'"
+    return f"{what}: {error.strerror or error}; nothing measured so far is lost"
 
 
 def exit_with(code: int) -> Any:

@@ -69,7 +69,8 @@ def test(
     where = _device(backend, device)
     dtypes = _chosen("precision", dtype, DTYPES, backend.dtypes, backend.name)
     patterns = _chosen("pattern", pattern, None, backend.patterns, backend.name)
-    reports, refused = [], []
+    reports: list[Report] = []
+    refused: list[Report] = []
     for spec in patterns:
         for precision in dtypes:
             report = conformance.run(

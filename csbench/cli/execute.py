@@ -161,9 +161,9 @@ def _print(
                 reporter.say(f"{title(record.case)}: {outcome(record)}")
     path: Path = output["path"]
     named = "" if path == DEFAULT else f" {path}"
-    plural = "s" if saved > 1 else ""
     if saved:
-        reporter.say(f"{saved} record{plural} in {path}; next: csbench report{named} --format latex")
+        count = f"{saved} record{'s' if saved > 1 else ''}"
+        reporter.say(f"{count} in {path}; next: csbench report{named} --format latex")
 
 
 def _tables(records: Sequence[Record]) -> str:

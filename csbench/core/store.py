@@ -52,7 +52,10 @@ class Store:
     """A record file open for appending; several processes may append to the same file.
 
     Opening fails at once, before anything is measured, where the file cannot be written.
+    `appended` counts the records that reached it.
     """
+
+    appended = 0
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -81,6 +84,7 @@ class Store:
                     f"cannot append to '{self.path}': {error.strerror}; the earlier records are "
                     "intact; make room, or name another file with -o, and type --resume"
                 ) from None
+        self.appended += 1
 
     def close(self) -> None:
         """Close the file; appending after that is an error."""

@@ -126,6 +126,7 @@ def test_a_full_disk_is_one_line_and_the_results_are_printed(
     out, err = capsys.readouterr()
     assert code == 1
     assert "No space left on device" in err and "--resume" in err
+    assert "record in full.jsonl" not in err  # it is not there
     assert "cs:4" in out
 
 
