@@ -29,7 +29,7 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
         byref(geometry(conv, case)), *packed.block, values.data_ptr(),
         packed.row_offsets.data_ptr(), packed.columns.data_ptr(), bias.data_ptr(),
     )  # fmt: skip
-    return NativeConv(library, plan, conv, case).lowered()
+    return NativeConv(library, plan, conv, case).lowered("8 channels x {1} vectors of {0} pixels")
 
 
 def block_of(conv: Conv) -> tuple[int, int]:

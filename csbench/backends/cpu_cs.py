@@ -1,4 +1,8 @@
-"""`cs` on a CPU: kernels/cs.cpp, pixels on the vector lanes, a broadcast weight for each load."""
+"""`cs` on a CPU by two kernels: output channels on the vector lanes (AVX-512), else pixels.
+
+kernels/cs_lanes.cpp picks each lane's channel by a permutation instruction and works on
+channels_last; kernels/cs.cpp multiplies contiguous pixels by one weight, on any CPU and for any M.
+"""
 
 from __future__ import annotations
 
@@ -16,38 +20,72 @@ from csbench.graph.program import Conv
 from csbench.kernels import build
 from csbench.sparse.layout import group_geometry
 
+LANES = 16  # floats in a vector of AVX-512: a group must lie within one
+
 
 def missing() -> str | None:
-    """What keeps this kernel from running here, and how to get it."""
+    """What keeps these kernels from running here, and how to get it."""
     return build.missing()
 
 
 def lower(conv: Conv, case: Case) -> LoweredConv:
-    """The convolution by the compiled kernel; raises BackendError where it cannot be built."""
-    library = _library()
-    order, unit = packed_order(conv)
+    """The convolution by the better kernel; raises BackendError where none can be built."""
+    m, _ = groups_of(conv)
+    on_lanes = LANES % m == 0 and conv.input_size[0] % LANES == 0 and has_lanes()
+    return lower_lanes(conv, case) if on_lanes else lower_pixels(conv, case)
+
+
+def lower_pixels(conv: Conv, case: Case) -> LoweredConv:
+    """The convolution with pixels on the lanes."""
+    library = _library("cs")
+    m, span = groups_of(conv)
+    order = packed_order(conv.input_size[0], m, span)
     weight, bias = conv.weight.float().contiguous(), conv.bias.float().contiguous()
     create = library.function("create", c_void_p, *[c_void_p] * 4, c_int32)
     plan = create(
-        byref(geometry(conv, case)), weight.data_ptr(), bias.data_ptr(), order.data_ptr(), unit
+        byref(geometry(conv, case)), weight.data_ptr(), bias.data_ptr(), order.data_ptr(), m
     )
-    return NativeConv(library, plan, conv, case).lowered()
+    return NativeConv(library, plan, conv, case).lowered(
+        "{1} vectors of {0} pixels, channels in {2} chunks"
+    )
 
 
-def packed_order(conv: Conv) -> tuple[Tensor, int]:
-    """The input channel at each packed position, int32 `[Cin]`, and the size of a group.
+def lower_lanes(conv: Conv, case: Case) -> LoweredConv:
+    """The convolution with output channels on the lanes; M divides 16, and 16 divides Cin."""
+    library = _library("cs_lanes")
+    m, span = groups_of(conv)
+    order = packed_order(conv.input_size[0], m, span)
+    weight, bias = conv.weight.float().contiguous(), conv.bias.float().contiguous()
+    create = library.function("create", c_void_p, *[c_void_p] * 4, c_int32, c_int32)
+    plan = create(
+        byref(geometry(conv, case)), weight.data_ptr(), bias.data_ptr(), order.data_ptr(), m,
+        span == conv.input_size[0],
+    )  # fmt: skip
+    return NativeConv(library, plan, conv, case, torch.channels_last).lowered(
+        "{1} pixels x {2} output channels, candidates picked on {0} lanes"
+    )
 
-    The members of a group stand side by side, so that chunks of whole groups give every output
-    channel equally many weights.
-    """
+
+def groups_of(conv: Conv) -> tuple[int, int]:
+    """(M, span) of the layer's pattern; (1, Cin) without one."""
     cin = conv.input_size[0]
     if conv.pattern is None or not conv.pattern.parameters:
-        return torch.arange(cin, dtype=torch.int32), 1
+        return 1, cin
     _, m, span = group_geometry(conv.pattern, cin)
+    return m, span
+
+
+def packed_order(cin: int, m: int, span: int) -> Tensor:
+    """The input channel at each packed position, int32 `[Cin]`: members of a group side by side."""
     channels = torch.arange(cin, dtype=torch.int32).reshape(cin // span, m, span // m)
-    return channels.transpose(1, 2).reshape(-1).contiguous(), m
+    return channels.transpose(1, 2).reshape(-1).contiguous()
+
+
+def has_lanes() -> bool:
+    """Whether the compiler and the CPU have AVX-512."""
+    return bool(_library("cs_lanes").function("available", c_int32)())
 
 
 @cache
-def _library() -> Library:
-    return Library("cs")
+def _library(kind: str) -> Library:
+    return Library(kind)

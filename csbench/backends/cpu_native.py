@@ -6,6 +6,7 @@ import ctypes
 import weakref
 from collections.abc import Callable
 from ctypes import byref, c_int32, c_int64, c_void_p
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -65,10 +66,26 @@ class Library:
 
     def __init__(self, kind: str) -> None:
         self.kind, self.functions = kind, build.load(f"{kind}.cpp")
-        self.run = self.function("run", None, *[c_void_p] * 4, c_int32)
-        self.destroy = self.function("destroy", None, c_void_p)
-        self.bytes = self.function("bytes", c_int64, c_void_p)
-        self.describe = self.function("describe", None, c_void_p, c_void_p)
+
+    @cached_property
+    def run(self) -> Callable[..., int]:
+        """(plan, x, residual or None, out, threads)."""
+        return self.function("run", None, *[c_void_p] * 4, c_int32)
+
+    @cached_property
+    def destroy(self) -> Callable[..., int]:
+        """(plan)."""
+        return self.function("destroy", None, c_void_p)
+
+    def bytes(self, plan: int) -> int:
+        """Values and indices as the plan stores them."""
+        return self.function("bytes", c_int64, c_void_p)(plan)
+
+    def describe(self, plan: int) -> tuple[int, ...]:
+        """Lanes, tile, chunks or channels, input in place, floats of workspace for a thread."""
+        found = (c_int32 * 5)()
+        self.function("describe", None, c_void_p, c_void_p)(plan, byref(found))
+        return tuple(found)
 
     def function(self, name: str, result: type | None, *arguments: type) -> Callable[..., int]:
         """A function of the library with its types set."""
@@ -80,14 +97,18 @@ class Library:
 class NativeConv:
     """A plan of a library for one layer, called as `(x, residual=None) -> Tensor`.
 
-    x and residual are float32 of the layer's sizes in any strides; the result is contiguous.
+    x and residual are float32 of the layer's sizes in any strides; the kernel works on, and the
+    result comes in, one memory format.
     """
 
-    def __init__(self, library: Library, plan: int, conv: Conv, case: Case) -> None:
+    def __init__(
+        self, library: Library, plan: int, conv: Conv, case: Case,
+        memory: torch.memory_format = torch.contiguous_format,
+    ) -> None:  # fmt: skip
         self._run, self._plan = library.run, plan
         self._input = (case.batch, *conv.input_size)
         self._output = (case.batch, *conv.output_size)
-        self._library = library
+        self._library, self._memory = library, memory
         weakref.finalize(self, library.destroy, plan)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -95,24 +116,22 @@ class NativeConv:
             raise BackendError(
                 f"the layer was lowered for an input of {list(self._input)}, not {list(x.shape)}"
             )
-        x = x.contiguous()
-        out = torch.empty(self._output)
+        x = x.contiguous(memory_format=self._memory)
+        out = torch.empty(self._output, memory_format=self._memory)
         added = None
         if residual is not None:
-            residual = residual.contiguous()
+            residual = residual.contiguous(memory_format=self._memory)
             added = residual.data_ptr()
         self._run(self._plan, x.data_ptr(), added, out.data_ptr(), torch.get_num_threads())
         return out
 
-    def lowered(self) -> LoweredConv:
-        """The convolution with the bytes and the tile that its plan has."""
-        found = (c_int32 * 5)()
-        self._library.describe(self._plan, byref(found))
-        lanes, tile, chunks, direct, scratch = found
-        how = "in place" if direct else "packed"
+    def lowered(self, algorithm: str) -> LoweredConv:
+        """The convolution with the bytes that its plan has; `{}`s are what `describe` gives."""
+        lanes, tile, chunks, in_place, scratch = self._library.describe(self._plan)
         return LoweredConv(
             run=self,
             weight_bytes=self._library.bytes(self._plan),
             workspace_bytes=4 * scratch * torch.get_num_threads(),
-            algorithm=f"{tile} vectors of {lanes} pixels, {chunks} channel chunks, input {how}",
+            algorithm=algorithm.format(lanes, tile, chunks)
+            + (", input in place" if in_place else ", input packed"),
         )

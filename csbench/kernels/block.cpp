@@ -158,7 +158,7 @@ void *block_create(const Geometry *geometry, int32_t rows, int32_t columns, cons
     Plan *plan = new Plan;
     const Geometry &g = *geometry;
     Space &s = plan->space = make_space(g, false);
-    const int64_t l2 = g.l2_bytes ? g.l2_bytes : 512 << 10;
+    const int64_t l2 = g.l2_bytes ? g.l2_bytes : (s.pointwise ? 512 : 800) << 10;
     const int64_t line = int64_t(g.cin) * s.planes_per_channel * s.pitch * 4;
     s.set_strip(std::min<int64_t>(s.lines, std::max<int64_t>(s.pointwise ? 2 * WIDTH * s.lanes : 1, l2 / line - s.halo)));
     for (int k = 0; k < g.cin; k++) plan->order.push_back(k);

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch  # noqa: F401 (its OpenMP runtime must be in the process before a kernel asks for one)
 
-from csbench.errors import BackendError
 from csbench.core.cache import cache_dir
+from csbench.errors import BackendError
 
 COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-Wno-psabi")

@@ -1,17 +1,22 @@
 // Convolution with element-wise sparse weights: one broadcast weight times contiguous pixels.
 //
-// For a tile of pixels (up to 14 vectors) held in registers, an output channel walks its list of
-// (offset, value) entries; each is one vector load from a packed plane and one multiply-add for
-// every vector of the tile. A core here can do one such pair a cycle as long as the planes are in
-// the first-level cache and aligned, so the input channels are cut into chunks whose planes fit
-// there; all output channels pass over a chunk before the next, their sums waiting in memory.
-// The channels of a Complementary Sparsity group are packed next to each other, so that every
-// output channel has equally many entries in every chunk.
+// Runs on any CPU and for any M; cs_lanes.cpp is faster where AVX-512 is. For a tile of pixels (up
+// to 14 vectors) held in registers, an output channel walks its list of (offset, value) entries;
+// each is one vector load from a packed plane and one multiply-add for every vector of the tile. A
+// core can do one such pair a cycle as long as the planes are in the first-level cache and aligned,
+// so the input channels are cut into chunks whose planes fit there; all output channels pass over a
+// chunk before the next, their sums waiting in memory. The channels of a group are packed next to
+// each other, so that every output channel has equally many entries in every chunk.
 #include "pixels.h"
 
 using namespace csb;
 
 namespace {
+
+constexpr int AHEAD_BYTES = 1024;  // of the entries, which come from memory at low sparsity
+constexpr int AHEAD_CHANNELS = 3;  // output channels whose residual and result are fetched early
+constexpr int64_t L1_BYTES = 28 << 10;
+constexpr int LEAST_KEPT = 6;  // weights of an output channel in a chunk
 
 struct Entry {
     int32_t offset;  // bytes
@@ -54,6 +59,14 @@ template <int V, int P> void run_tile(const Job &j) {
     for (int oc = j.begin; oc < j.end; oc++) {
         Vec<V> acc[P];
         float *sums = j.sums + int64_t(oc - j.begin) * (P * V);
+        if (last) {  // what the next output channels will add to and write
+            const int64_t soon = j.to->at[0].offset + (oc + AHEAD_CHANNELS) * per_image;
+            if (oc + AHEAD_CHANNELS < j.end)
+                for (int p = 0; p < P * V; p += 16) {
+                    if (j.residual) __builtin_prefetch(j.residual + soon + p, 0, 3);
+                    __builtin_prefetch(j.out + soon + p, 1, 3);
+                }
+        }
         if (first) {
 #pragma GCC unroll 16
             for (int p = 0; p < P; p++) acc[p] = Vec<V>{} + plan.bias[oc];
@@ -64,6 +77,7 @@ template <int V, int P> void run_tile(const Job &j) {
         const Entry *e = plan.entries.data() + start[oc], *end = plan.entries.data() + start[oc + 1];
         for (; e != end; ++e) {
             const char *x = j.x + e->offset;
+            __builtin_prefetch(reinterpret_cast<const char *>(e) + AHEAD_BYTES, 0, 0);
             const Vec<V> w = Vec<V>{} + e->value;
 #pragma GCC unroll 16
             for (int p = 0; p < P; p++) acc[p] += w * load<V>(x + p * V * 4);
@@ -122,30 +136,21 @@ void run_strip(const Plan &plan, const Strip &strip, int begin, int end, const f
     }
 }
 
-// Tile and chunk by a model of the inner loop, in multiply-adds: see docs/kernels/cpu.md.
+// As many vectors as the registers hold with room for the weight; channels in chunks that stay in
+// the first-level cache, but not so few of them that the sums are moved for a handful of weights.
 void choose(Plan &plan, double density, int unit) {
-    Space &s = plan.space;
+    const Space &s = plan.space;
     const Geometry &g = s.g;
-    const int64_t l1 = g.l1_bytes ? g.l1_bytes : 28 << 10;
-    const int most = std::min<int64_t>(std::min(MAX_TILE, CSB_REGISTERS - 3), s.vectors(s.lines));
-    double best = 1e30;
-    for (int tile = g.tile ? std::min(g.tile, most) : 1; tile <= most; tile++) {
-        const int64_t fits = std::max<int64_t>(1, l1 / s.touched(tile) / unit) * unit;
-        const int chunks = int(divide_up(g.cin, fits));
-        const int64_t even = round_up(divide_up(g.cin, chunks), unit);
-        const double kept = std::max(0.5, density * double(std::min<int64_t>(even, g.cin)) * g.kh * g.kw);
-        const double broadcast = (s.lanes == CSB_WIDE ? 0.6 : 1.2) / tile;
-        const double sums = (chunks > 1 ? 3.0 : 1.5) / kept;
-        const double l2 = even * s.touched(tile) > l1 ? 0.8 : 0;
-        const double cost = 1 + broadcast + sums + l2;
-        if (cost < best) {
-            best = cost;
-            plan.tile = tile;
-            plan.per_chunk = int(even);
-            plan.chunks = int(divide_up(g.cin, even));
-        }
-        if (g.tile) break;
-    }
+    const int most = CSB_REGISTERS < 32 ? 10 : s.lanes == CSB_WIDE && CSB_WIDE == 16 ? 7 : MAX_TILE;
+    plan.tile = std::min(g.tile ? std::min(g.tile, MAX_TILE) : most, s.vectors(s.lines));
+    const int64_t touched = s.touched(plan.tile), l1 = g.l1_bytes ? g.l1_bytes : L1_BYTES;
+    int64_t fits = l1 / touched;
+    const int64_t wanted = int64_t(LEAST_KEPT / std::max(density * g.kh * g.kw, 1e-3)) + 1;
+    fits = std::max(fits, std::min<int64_t>(wanted, 2 * l1 / touched));
+    fits = std::max<int64_t>(1, fits / unit) * unit;
+    const int64_t even = round_up(divide_up(g.cin, divide_up(g.cin, fits)), unit);
+    plan.per_chunk = int(even);
+    plan.chunks = int(divide_up(g.cin, even));
 }
 
 thread_local Arena arena;

@@ -175,35 +175,58 @@ inline Space make_space(const Geometry &g, bool aligned) {
     return s;
 }
 
-// dst[i] = src[i * stride] for i in [first, last), zero for the rest of [0, count).
-inline void copy_line(float *dst, const float *src, int first, int last, int count, int stride) {
+// Lines of a plane: to[q * pitch + i] = from[q * step + i * stride] for i in [first, last), zero for
+// the rest of [0, pitch).
+struct Lines {
+    float *to;
+    const float *from;
+    int64_t pitch, step;
+    int count, first, last, stride;
+};
+
 #if defined(__AVX512F__)
-    if (stride <= 2) {
-        const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-        for (int i = 0; i < count; i += 16) {
-            auto below = [](int n) { return n <= 0 ? 0u : n >= 16 ? 0xffffu : (1u << n) - 1; };
-            const unsigned valid = below(last - i) & ~below(first - i);
-            __m512 v;
-            if (stride == 1) {
-                v = _mm512_maskz_loadu_ps((__mmask16)valid, src + i);
-            } else {  // lane i reads 2i: the two halves of the mask, each bit at its even place
-                const unsigned spread = _pdep_u32(valid, 0x55555555u);
-                const __m512 low = _mm512_maskz_loadu_ps((__mmask16)spread, src + 2 * i);
-                const __m512 high = _mm512_maskz_loadu_ps((__mmask16)(spread >> 16), src + 2 * i + 16);
-                v = _mm512_permutex2var_ps(low, even, high);
+inline void copy_lines(const Lines &l) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    auto below = [](int64_t n) { return n <= 0 ? 0u : n >= 16 ? 0xffffu : (1u << n) - 1; };
+    for (int64_t i = 0; i < l.pitch; i += 16) {
+        const unsigned valid = below(l.last - i) & ~below(l.first - i);
+        const __mmask16 kept = (__mmask16)below(l.pitch - i);
+        const float *from = l.from + i * l.stride;
+        float *to = l.to + i;
+        if (l.stride == 1) {
+            for (int q = 0; q < l.count; q++, from += l.step, to += l.pitch)
+                _mm512_mask_storeu_ps(to, kept, _mm512_maskz_loadu_ps((__mmask16)valid, from));
+        } else if (l.stride == 2) {  // lane i reads 2i: each bit of the mask at its even place
+            const unsigned spread = _pdep_u32(valid, 0x55555555u);
+            for (int q = 0; q < l.count; q++, from += l.step, to += l.pitch) {
+                const __m512 low = _mm512_maskz_loadu_ps((__mmask16)spread, from);
+                const __m512 high = _mm512_maskz_loadu_ps((__mmask16)(spread >> 16), from + 16);
+                _mm512_mask_storeu_ps(to, kept, _mm512_permutex2var_ps(low, even, high));
             }
-            _mm512_mask_storeu_ps(dst + i, (__mmask16)below(count - i), v);
+        } else {
+            const __m512i index = _mm512_mullo_epi32(
+                _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                _mm512_set1_epi32(l.stride));
+            for (int q = 0; q < l.count; q++, from += l.step, to += l.pitch)
+                _mm512_mask_storeu_ps(to, kept, _mm512_mask_i32gather_ps(
+                    _mm512_setzero_ps(), (__mmask16)valid, index, from, 4));
         }
-        return;
     }
-#endif
-    for (int i = 0; i < first; i++) dst[i] = 0;
-    if (stride == 1)
-        std::memcpy(dst + first, src + first, size_t(last - first) * 4);
-    else
-        for (int i = first; i < last; i++) dst[i] = src[int64_t(i) * stride];
-    for (int i = last; i < count; i++) dst[i] = 0;
 }
+#else
+inline void copy_lines(const Lines &l) {
+    for (int q = 0; q < l.count; q++) {
+        float *to = l.to + q * l.pitch;
+        const float *from = l.from + q * l.step;
+        for (int i = 0; i < l.first; i++) to[i] = 0;
+        if (l.stride == 1)
+            for (int i = l.first; i < l.last; i++) to[i] = from[i];
+        else
+            for (int i = l.first; i < l.last; i++) to[i] = from[int64_t(i) * l.stride];
+        for (int64_t i = l.last; i < l.pitch; i++) to[i] = 0;
+    }
+}
+#endif
 
 // The planes of one channel; the whole of each plane is written.
 inline void pack_spatial(const Space &s, const Strip &strip, const float *channel, float *base) {
@@ -219,14 +242,15 @@ inline void pack_spatial(const Space &s, const Strip &strip, const float *channe
             const int shift = c * g.dw - g.pw;
             const int first = std::min<int>(g.ow, shift < 0 ? divide_up(-shift, g.sw) : 0);
             const int last = std::max<int>(first, std::min<int>(g.ow, divide_up(g.width - shift, g.sw)));
-            for (int q = 0; q < lines; q++) {
-                const int h = (strip.first + q) * g.sh + phase;
-                const bool inside = h >= 0 && h < g.height;
-                copy_line(plane + int64_t(q) * s.pitch, channel + int64_t(h) * g.width + shift,
-                          inside ? first : 0, inside ? last : 0, s.pitch, g.sw);
-            }
-            const int64_t used = int64_t(lines) * s.pitch;
-            std::memset(plane + used, 0, size_t(s.plane - used) * 4);
+            // Input rows: those above and below the image are zero.
+            const int h0 = strip.first * g.sh + phase;
+            const int above = std::min<int>(lines, h0 < 0 ? divide_up(-h0, g.sh) : 0);
+            const int below = std::max<int>(above, std::min<int>(lines, divide_up(g.height - h0, g.sh)));
+            std::memset(plane, 0, size_t(above * s.pitch) * 4);
+            copy_lines({plane + int64_t(above) * s.pitch,
+                        channel + (h0 + int64_t(above) * g.sh) * g.width + shift, s.pitch,
+                        int64_t(g.sh) * g.width, below - above, first, last, g.sw});
+            std::memset(plane + int64_t(below) * s.pitch, 0, size_t(s.plane - int64_t(below) * s.pitch) * 4);
         }
     }
 }
@@ -238,12 +262,22 @@ inline void pack_pointwise(const Space &s, const Strip &strip, const float *x, i
     const bool whole = g.sw == 1 && g.sh == 1;
     int64_t q = begin;
     while (q < end) {
-        const int64_t image = q / s.pixels(), p = q % s.pixels();
-        const float *src = x + (image * g.cin + channel) * g.height * g.width;
-        const int count = std::min<int64_t>(end - q, whole ? s.pixels() - p : g.ow - p % g.ow);
-        src += whole ? p : p / g.ow * g.sh * g.width + p % g.ow * g.sw;
-        copy_line(plane + (q - begin), src, 0, count, count, g.sw);
-        q += count;
+        const int64_t image = q / s.pixels(), p = q % s.pixels(), row = p / g.ow, column = p % g.ow;
+        const float *from = x + (image * g.cin + channel) * g.height * g.width;
+        int64_t count = std::min(end - q, s.pixels() - p), lines = 1;
+        if (whole) {
+            from += p;
+        } else {  // whole rows at once where they begin
+            from += row * g.sh * g.width + column * g.sw;
+            if (column == 0 && count >= g.ow) {
+                lines = count / g.ow;
+                count = g.ow;
+            } else {
+                count = std::min<int64_t>(count, g.ow - column);
+            }
+        }
+        copy_lines({plane + (q - begin), from, count, int64_t(g.sh) * g.width, int(lines), 0, int(count), g.sw});
+        q += lines * count;
     }
     std::memset(plane + (q - begin), 0, size_t(s.plane - (q - begin)) * 4);
 }
