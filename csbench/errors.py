@@ -55,7 +55,7 @@ class BackendError(CsbenchError):
     exit_code = 3
 
 
-class CaseTimeout(CsbenchError):
+class CaseTimeout(CsbenchError):  # noqa: N818 (named as its status is)
     """A case that outlived its time limit."""
 
     exit_code = 124
