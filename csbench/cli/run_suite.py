@@ -32,6 +32,7 @@ def command(
       csbench run mine.toml --dry-run
     """
     from csbench.cli.execute import execute, settings
+    from csbench.core.outcome import worst
     from csbench.core.suite import load
 
     read, gpus = load(_path(suite)), _gpus(devices)
@@ -42,7 +43,7 @@ def command(
     if training:
         from csbench.cli.training import execute_suite
 
-        code = execute_suite(training, how, output) or code
+        code = worst((code, execute_suite(training, how, output)))
     return code
 
 

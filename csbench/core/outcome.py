@@ -29,5 +29,10 @@ def exit_code(statuses: Iterable[Status]) -> int:
     seen = set(statuses)
     if seen == {"unsupported"}:
         return FAILED
-    codes = {_CODES[status] for status in seen}
-    return next((code for code in _WORST_FIRST if code in codes), OK)
+    return worst(_CODES[status] for status in seen)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code that counts when several parts of a run have one each."""
+    given = set(codes)
+    return next((code for code in _WORST_FIRST if code in given), OK)

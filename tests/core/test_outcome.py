@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from csbench.core.outcome import exit_code
+from csbench.core.outcome import exit_code, worst
 from csbench.core.record import Status
 
 
@@ -27,6 +27,13 @@ from csbench.core.record import Status
 )
 def test_the_worst_status_decides(statuses: list[Status], code: int) -> None:
     assert exit_code(statuses) == code
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"), [((3, 5), 3), ((5, 3), 3), ((0, 5), 5), ((5, 124), 124), ((0, 0), 0)]
+)
+def test_the_worst_part_of_a_suite_decides(codes: tuple[int, int], code: int) -> None:
+    assert worst(codes) == code
 
 
 def test_every_status_has_a_code() -> None:
