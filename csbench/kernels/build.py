@@ -99,7 +99,7 @@ def _run(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
 
 def _first_error(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")
+    return next((line for line in lines if "error:" in line), lines[0] if lines else "no message")
 
 
 def _openmp_runtime() -> tuple[str, ...]:
