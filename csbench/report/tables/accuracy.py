@@ -11,6 +11,7 @@ from csbench.report.table import CODES, MISSING, Cell, Cells, Column, Table, gro
 from csbench.report.trained import Trained, trained
 
 NAME = "accuracy"
+_NEAR = 0.005  # sparsities that differ by less are the same to a reader
 _NAMES = {
     "dense": "Dense", "unstructured": "Unstructured", "block": "Block", "nm": "N:M", "ovw": "OVW",
     "shfl-bw": "Shfl_BW", "cs-c": "CS-C", "cs": "CS",
@@ -88,7 +89,10 @@ def _cell(one: Trained | None) -> Cell:
     if record.status != "ok" or one.report is None or not one.report.epochs:
         code = CODES.get(record.status, "ERROR")
         return Cell(code=code, note=f"{code}: {record.reason}")
-    return Cell(100 * one.report.epochs[-1].accuracy)
+    note = None
+    if record.sparsity is not None and abs(record.sparsity.layers - one.row.case.sparsity) > _NEAR:
+        note = f"units are kept whole: {100 * record.sparsity.layers:.2f} % is reached"
+    return Cell(100 * one.report.epochs[-1].accuracy, note=note)
 
 
 def _settings(runs: Sequence[Trained]) -> str:
