@@ -24,7 +24,10 @@ from csbench.graph.program import Conv, Program
 from csbench.kernels import nvrtc, search
 
 _WAYS: dict[str, ModuleType] = {"latency": gpu_cs_latency, "throughput": gpu_cs_throughput}
-_SOURCES = ("cs_latency.cu", "cs_latency_io.cu", "cs_wgmma.cu")
+_SOURCES = (
+    "cs_latency.cu", "cs_latency_io.cu", "cs_wgmma.cu", "cs_wgmma.cuh", "cs_wgmma_finish.cuh",
+    "cs_wgmma_halo.cu", "cs_wgmma_io.cu", "cs_wgmma_stem.cu", "cs_wgmma_stem_pool.cu",
+)  # fmt: skip
 _SMALL, _LARGE = 4, 32  # batches that need no measurement: at most the one, more than the other
 
 _Maker = Callable[[], LoweredConv | LoweredNetwork | None]
