@@ -154,7 +154,7 @@ AXES: dict[str, Axis] = {
     "pattern": Axis(_pattern, '"block:32x32"'),
     "sparsity": Axis(parse_sparsity, "[0, 50, 75, 87.5, 93.75]"),
     "baseline": Axis(_name, '"cudnn"'),
-    "backend": Axis(_name, '["block-original", "block-cutlass"]'),
+    "backend": Axis(_name, '["block-original", "cs"]'),
     "task": Axis(_task, '"infer"'),
     "dataset": Axis(_name, '"imagenet"'),
     "epochs": Axis(lambda text: whole_number("epochs", text, 1), "120"),
