@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -109,6 +110,8 @@ def test_ctrl_c_saves_what_was_measured_and_gives_130(folder: Path) -> None:
         [sys.executable, "-m", "csbench", *infer("--backend", names, "--sparsity", "75")],
         capture_output=True, text=True, check=False, timeout=120, cwd=folder,
         env={**os.environ, "PYTHONPATH": str(BENCH.parent.parent)},
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert done.returncode == 130, done.stderr
     assert "interrupted; what was measured is saved" in done.stderr
