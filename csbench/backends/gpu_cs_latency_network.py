@@ -11,13 +11,13 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from csbench.backends import gpu_cs_latency_layer as layers
 from csbench.backends.base import LoweredNetwork
+from csbench.backends.chain import Call, in_turn
 from csbench.backends.gpu_cs_throughput_calibrate import calibrate
 from csbench.backends.gpu_cs_throughput_pooling import is_global_mean, max_window
 from csbench.core.case import Case
@@ -35,13 +35,6 @@ _CALIBRATED = 2.0**8
 
 Value = Tensor | Planes
 _DTYPE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.half, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, eq=False)
-class _Call:
-    run: Callable[..., Value]
-    inputs: tuple[int, ...]
-    output: int
 
 
 def lower_network(program: Program, case: Case, *, sparse: bool = True) -> LoweredNetwork | None:
@@ -68,7 +61,7 @@ class _Lowering:
         self.planes: dict[int, tuple[Order, float]] = {}  # by value: order and scale
         self.packed: dict[tuple[int, Order, bool], int] = {}
         self.fresh = itertools.count(1 + max(step.output for step in program.steps))
-        self.calls: list[_Call] = []
+        self.calls: list[Call] = []
         self.reports: list[LayerReport] = []
 
     def network(self) -> LoweredNetwork:
@@ -77,9 +70,9 @@ class _Lowering:
                 self._convolution(step, step.op)
             elif not self._pooling(step):
                 inputs = tuple(self._plain(n) for n in step.inputs)
-                self.calls.append(_Call(step.op, inputs, step.output))
+                self.calls.append(Call(step.op, inputs, step.output))
         result = self._plain(self.program.result)
-        return LoweredNetwork(_runner(self.calls, result), tuple(self.reports))
+        return LoweredNetwork(in_turn(self.calls, result), tuple(self.reports))
 
     # ---- steps
 
@@ -99,7 +92,7 @@ class _Lowering:
         prepared = layers.prepare(layer, self.split, order, out_order, scales)
         convolution = prepared.choose()
         run = _launcher(prepared, convolution, _DTYPE[self.case.dtype])
-        self.calls.append(_Call(run, tuple(inputs), step.output))
+        self.calls.append(Call(run, tuple(inputs), step.output))
         if out_order is not None:
             self.planes[step.output] = out_order, scales[1]
         self._report(conv, convolution, m > 1)
@@ -116,7 +109,7 @@ class _Lowering:
                 _, height, width = x.size
                 return io.max_pool(x, square, window.output(height), window.output(width))
 
-        self.calls.append(_Call(run, (source,), step.output))
+        self.calls.append(Call(run, (source,), step.output))
         self.planes[step.output] = self.planes[source]
         return True
 
@@ -132,7 +125,7 @@ class _Lowering:
             source, scale = self._plain(value), self._scale(value)
             self.packed[key] = number = next(self.fresh)
             self.planes[number] = order, scale
-            self.calls.append(_Call(_packer(layer, order, self.split, scale), (source,), number))
+            self.calls.append(Call(_packer(layer, order, self.split, scale), (source,), number))
         return self.packed[key]
 
     def _plain(self, value: int) -> int:
@@ -140,7 +133,7 @@ class _Lowering:
         if value not in self.planes:
             return value
         number, dtype = next(self.fresh), _DTYPE[self.case.dtype]
-        self.calls.append(_Call(lambda x: io.unpack(x).to(dtype), (value,), number))
+        self.calls.append(Call(lambda x: io.unpack(x).to(dtype), (value,), number))
         return number
 
     def _order(self, channels: int) -> Order:
@@ -197,21 +190,3 @@ def _is_pooling(step: Step) -> bool:
 
 def _on_planes(step: Step) -> bool:
     return isinstance(step.op, Conv) or _is_pooling(step)
-
-
-def _runner(calls: list[_Call], result: int) -> Callable[[Tensor], Tensor]:
-    """The calls one after another; a value is let go after its last use."""
-    last = {n: i for i, call in enumerate(calls) for n in call.inputs} | {result: len(calls)}
-    dead = [[n for n in set(c.inputs) if last[n] == i] for i, c in enumerate(calls)]
-
-    def run(x: Tensor) -> Tensor:
-        values: dict[int, Value] = {0: x}
-        for call, finished in zip(calls, dead, strict=True):
-            values[call.output] = call.run(*[values[n] for n in call.inputs])
-            for n in finished:
-                del values[n]
-        out = values[result]
-        assert isinstance(out, Tensor)
-        return out
-
-    return run

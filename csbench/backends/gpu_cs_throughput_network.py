@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from csbench.backends.base import LoweredNetwork
+from csbench.backends.chain import Call, in_turn
 from csbench.backends.gpu_cs_throughput_calibrate import calibrate
 from csbench.backends.gpu_cs_throughput_layer import TORCH_DTYPE, Layer, Stem, geometry, kind_of
 from csbench.backends.gpu_cs_throughput_pooling import is_global_mean, max_window
@@ -60,7 +61,7 @@ class _Lowering:
         self.peaks = calibrate(program, case)
         self.stored = {0: Stored(False, program.input_size[0], 1.0)}
         self.readers = _readers(program)
-        self.calls: list[tuple[Callable[..., Tensor], tuple[int, ...], int]] = []
+        self.calls: list[Call] = []
         self.reports: list[LayerReport] = []
         self.scales: dict[float, Tensor] = {}
 
@@ -74,7 +75,7 @@ class _Lowering:
             elif not self._pooling(step):
                 self._other(step)
         result = self.plain(self.program.result)
-        return LoweredNetwork(self._runner(result), tuple(self.reports))
+        return LoweredNetwork(in_turn(self.calls, result), tuple(self.reports))
 
     # ---- steps
 
@@ -175,7 +176,7 @@ class _Lowering:
         self, output: int, stored: Stored, call: Callable[..., Tensor], inputs: tuple[int, ...]
     ) -> None:
         self.stored[output] = stored
-        self.calls.append((call, inputs, output))
+        self.calls.append(Call(call, inputs, output))
 
     def _report(self, conv: Conv, made: Layer | Stem, dense: str | None) -> None:
         flops = conv.sparse_flops if dense is None else conv.dense_flops
@@ -195,25 +196,6 @@ class _Lowering:
             return launch.pack(x, self.dense_kind, one)
 
         return draw(conv.input_size), draw(conv.output_size) if conv.residual else None
-
-    def _runner(self, result: int) -> Callable[[Tensor], Tensor]:
-        """The calls one after another; a value is let go after its last use."""
-        last = {n: i for i, (_, inputs, _) in enumerate(self.calls) for n in inputs}
-        last[result] = len(self.calls)
-        schedule = [
-            (call, inputs, output, [n for n in set(inputs) if last[n] == i])
-            for i, (call, inputs, output) in enumerate(self.calls)
-        ]
-
-        def run(x: Tensor) -> Tensor:
-            values = {0: x}
-            for call, inputs, output, dead in schedule:
-                values[output] = call(*[values[n] for n in inputs])
-                for n in dead:
-                    del values[n]
-            return values[result]
-
-        return run
 
 
 def _readers(program: Program) -> dict[int, list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from csbench.backends.base import Backend, LoweredConv, LoweredNetwork, NetworkBackend
+from csbench.backends.chain import chain
 from csbench.bench.zeros import multiplies_zeros
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
@@ -30,14 +31,11 @@ def lower_network(
         if whole is not None:
             return _complete(whole, program, backend)
     calls, reports = [], []
-    for step in program.steps:
-        if isinstance(step.op, Conv):
-            call, report = lower_layer(step.op, backend, fallback, case)
-            reports.append(report)
-        else:
-            call = step.op
+    for conv in program.convolutions:
+        call, report = lower_layer(conv, backend, fallback, case)
         calls.append(call)
-    return LoweredNetwork(_chain(program, calls), tuple(reports))
+        reports.append(report)
+    return LoweredNetwork(chain(program, calls), tuple(reports))
 
 
 def lower_layer(
@@ -98,23 +96,3 @@ def _complete(whole: LoweredNetwork, program: Program, backend: Backend) -> Lowe
             f"{', '.join(missing[:3])}"
         )
     return whole
-
-
-def _chain(program: Program, calls: list[Callable[..., Tensor]]) -> Callable[[Tensor], Tensor]:
-    """The steps one after another; a value is let go after its last use."""
-    last_use = program.last_use()
-    schedule = [
-        (call, step.inputs, step.output, [n for n in set(step.inputs) if last_use[n] == i])
-        for i, (call, step) in enumerate(zip(calls, program.steps, strict=True))
-    ]
-    result = program.result
-
-    def run(x: Tensor) -> Tensor:
-        values = {0: x}
-        for call, inputs, output, dead in schedule:
-            values[output] = call(*[values[n] for n in inputs])
-            for n in dead:
-                del values[n]
-        return values[result]
-
-    return run
