@@ -1,1 +1,1 @@
-"""Ways to execute a fused convolution, one file per backend."""
+"""Ways to execute a fused convolution, a folder for each family of weights."""

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 GROUP = "csbench.backends"
 
 BUILT_IN = {
-    "cudnn": "csbench.backends.cudnn:Cudnn",
-    "onednn": "csbench.backends.onednn:OneDnn",
-    "inductor": "csbench.backends.inductor:Inductor",
-    "block-original": "csbench.backends.block_original:BlockOriginal",
-    "cs": "csbench.backends.cs:Cs",
-    "masked": "csbench.backends.masked:Masked",
+    "cudnn": "csbench.backends.dense.cudnn:Cudnn",
+    "onednn": "csbench.backends.dense.onednn:OneDnn",
+    "inductor": "csbench.backends.dense.inductor:Inductor",
+    "block-original": "csbench.backends.block.original:BlockOriginal",
+    "cs": "csbench.backends.cs.backend:Cs",
+    "masked": "csbench.backends.dense.masked:Masked",
     "fake": "csbench.backends.fake:Fake",
 }
 DENSE_BASELINE = {"cpu": "onednn", "cuda": "cudnn"}

@@ -34,7 +34,7 @@ OPTIONAL = (
     ("-march=native",), (),
 )  # fmt: skip
 TIMEOUT_S = 300
-_SOURCES = Path(__file__).parent
+_SOURCES = Path(__file__).parent / "cpu"
 
 
 def missing() -> str | None:
@@ -56,7 +56,7 @@ def compiler() -> tuple[str, ...] | None:
 
 @functools.cache
 def load(name: str) -> ctypes.CDLL:
-    """The compiled library of a source file beside this one; raises BackendError."""
+    """The compiled library of a source file in cpu/; raises BackendError."""
     if (problem := missing()) is not None:
         raise BackendError(problem)
     command = compiler()
@@ -123,7 +123,7 @@ def _digest(source: Path, command: tuple[str, ...]) -> str:
 
 
 def _with_headers(source: Path) -> list[Path]:
-    """The source and the headers of this folder that it includes, also through each other."""
+    """The source and the headers of its folder that it includes, also through each other."""
     found = [source]
     for file in found:
         for name in re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE):

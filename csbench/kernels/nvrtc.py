@@ -1,6 +1,6 @@
 """CUDA C++ compiled at run time by NVRTC, loaded and launched through the CUDA driver.
 
-    module = nvrtc.load(source, options=("-DTILE=64",))
+    module = nvrtc.load("block/block.cu", options=("-DTILE=64",))
     module.kernel("product").launch((8, 4), 256, [a, b, c, n], shared=65536, overlap=True)
 
 Both libraries come with torch's CUDA wheels, so users need no compiler. They are called through
@@ -161,22 +161,25 @@ class Module:
 
 @functools.cache
 def source(name: str) -> str:
-    """Text of a kernel file that stands beside this one."""
+    """Text of a kernel file by its path in this folder (`wgmma/conv.cu`)."""
     return (Path(__file__).parent / name).read_text()
 
 
-def load(
-    source: str, *, options: Sequence[str] = (), device: int | None = None, name: str = "kernel.cu"
-) -> Module:
-    """Compile for `device` (default: torch's current one) and load; loaded once per process."""
-    index = torch.cuda.current_device() if device is None else device
-    return _load(source, tuple(options), index, name)
+@functools.cache
+def digest(*names: str) -> str:
+    """Changes with the kernel files of these names: for keys of choices measured with them."""
+    text = "".join(source(name) for name in names)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(file: str, *, options: Sequence[str] = (), device: int | None = None) -> Module:
+    """Compile a kernel file for `device` (default: torch's current one); loaded once a process."""
+    return _load(file, tuple(options), torch.cuda.current_device() if device is None else device)
 
 
 @functools.cache
-def _load(source: str, options: tuple[str, ...], device: int, name: str) -> Module:
-    return Module(compile_cubin(source, options=options, arch=architecture(device), name=name),
-                  device)  # fmt: skip
+def _load(file: str, options: tuple[str, ...], device: int) -> Module:
+    return Module(compile_cubin(file, options=options, arch=architecture(device)), device)
 
 
 def load_cubin(cubin: bytes, device: int | None = None) -> Module:
@@ -190,30 +193,29 @@ def architecture(device: int) -> str:
     return f"sm_{major}{minor}{'a' if major >= 9 else ''}"
 
 
-def compile_cubin(
-    source: str, *, options: Sequence[str] = (), arch: str = "sm_90a", name: str = "kernel.cu"
-) -> bytes:
-    """Machine code of CUDA C++ text; raises BackendError with the compiler's log.
+def compile_cubin(file: str, *, options: Sequence[str] = (), arch: str = "sm_90a") -> bytes:
+    """Machine code of a kernel file; raises BackendError with the compiler's log.
 
-    `#include` finds the files beside this one and the CUDA headers, where a wheel brought them.
-    Of these, the files beside this one that the source includes are part of the cache key.
+    `#include` takes paths in this folder, and finds the CUDA headers where a wheel brought them.
+    The files of this folder that the source includes are part of the cache key.
     """
+    text = source(file)
     flags = [f"--gpu-architecture={arch}", "--std=c++17", *options]
     flags += [f"-I{folder}" for folder in (Path(__file__).parent, *_cuda_headers())]
     version = nvrtc_version()
     key = hashlib.sha256(
-        repr((source, arch, tuple(options), version, _included(source))).encode()
+        repr((text, arch, tuple(options), version, _included(text))).encode()
     ).hexdigest()
     path = cache_dir() / "nvrtc" / f"{key[:32]}.cubin"
     if path.exists():
         return path.read_bytes()
-    cubin = _compile(source, flags, name)
+    cubin = _compile(text, flags, file)
     write_atomically(path, cubin)
     return cubin
 
 
 def _included(source: str) -> list[str]:
-    """Texts of the files beside this one that a source includes, directly or through others."""
+    """Texts of the files of this folder that a source includes, directly or through others."""
     texts: dict[str, str] = {}
     pending = [source]
     while pending:

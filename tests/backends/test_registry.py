@@ -88,7 +88,7 @@ def test_a_plug_in_is_found(plug_ins: Path) -> None:
 
 
 def test_a_plug_in_cannot_shadow(plug_ins: Path) -> None:
-    assert type(registry.get("cudnn")).__module__ == "csbench.backends.cudnn"
+    assert type(registry.get("cudnn")).__module__ == "csbench.backends.dense.cudnn"
     problems = [entry.problem for entry in registry.entries() if entry.problem]
     assert problems == [
         "plug-in 'cudnn' of package thirdparty is ignored: the name belongs to a built-in backend"

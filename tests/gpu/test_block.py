@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from csbench.backends import block_tile, gpu_block
-from csbench.backends.gpu_dense import TORCH_DTYPE
+from csbench.backends.block import gpu as gpu_block
+from csbench.backends.block import tile as block_tile
+from csbench.backends.dense.algorithms import TORCH_DTYPE
 from csbench.graph import reference
-from csbench.kernels import nvrtc
 from tests.gpu.shapes import AWKWARD, TOLERANCE, case, convolution, poisoned_memory
+from tests.kernels.compiled import ARCHITECTURES, compiled, needs_nvcc
 
 BLOCKS = [(32, 32), (16, 16), (64, 64), (8, 8), (4, 4), (128, 64), (64, 32)]
 SPILL_LIMIT = 0  # bytes
@@ -116,19 +115,13 @@ def test_candidates_are_few_and_fit(dtype: str) -> None:
     assert all(tile.cluster * tile.teams <= 9 * tile.slices for tile in found)
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@needs_nvcc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_kernel_compiles_without_spills(dtype: str, arch: str, tmp_path: Path) -> None:
     largest = max(
         block_tile.tiles(32, 32, block_tile.PRECISIONS[dtype]),
         key=lambda t: (t.lane_pixels, t.teams),
     )
-    source = Path(nvrtc.__file__).parent / "block.cu"
-    done = subprocess.run(
-        ["nvcc", "-cubin", f"-arch={arch}", "--std=c++17", "-Xptxas", "-v", *largest.options,
-         "-o", tmp_path / "block.cubin", source],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    stores = done.stderr.split(" bytes spill stores")[0].split()[-1]
-    assert int(stores) <= SPILL_LIMIT, done.stderr
+    found = compiled(gpu_block.SOURCE, largest.options, arch, tmp_path)
+    assert found.spilled <= SPILL_LIMIT, found.log

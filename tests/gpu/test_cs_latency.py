@@ -1,30 +1,28 @@
-"""cs_latency.cu against float64 on awkward shapes, and its host side without a GPU."""
+"""latency/conv.cu against float64 on awkward shapes, and its host side without a GPU."""
 
 from __future__ import annotations
 
 import dataclasses
 import random
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
-from csbench.backends import gpu_cs_latency
-from csbench.backends import gpu_cs_latency_layer as layers
 from csbench.backends.base import TORCH_DTYPE
+from csbench.backends.cs import latency as gpu_cs_latency
+from csbench.backends.cs import latency_layer as layers
 from csbench.bench.weights import Library
 from csbench.core.case import Case
 from csbench.core.pattern import PatternSpec
 from csbench.graph import reference
 from csbench.graph.program import Activation, Conv, output_hw
-from csbench.kernels import cs_latency_io as io
-from csbench.kernels import cs_latency_plan as plans
-from csbench.kernels import nvrtc
-from csbench.kernels.cs_latency_pack import Order, pack_weights
+from csbench.kernels.latency import io
+from csbench.kernels.latency import plan as plans
+from csbench.kernels.latency.pack import Order, pack_weights
 from tests.gpu.shapes import TOLERANCE, poisoned_memory
+from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
 # (images, cin, size, cout, kernel, stride, padding): odd channel counts, 7x7, 5x5, strides
 SHAPES = {
@@ -232,18 +230,14 @@ def test_refusals_name_the_reason() -> None:
     assert "tile" in (refuse(input_size=(64, 9, 401), output_size=(64, 9, 401)) or "")
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+@needs_nvcc
 @pytest.mark.parametrize("mode", [1, 2, 4])
 def test_kernels_compile_for_hopper_without_spills(mode: int, tmp_path: Path) -> None:
     order = Order(256, mode)
     geometry = plans.Shape(1, 14, 14, 256, 14, 14, (3, 3), 1, (1, 1))
     ways = plans.candidates(geometry, order, mode, True)
     widest = {plan.tile.blocks: plan for plan in ways}  # one of each register limit
-    source = Path(nvrtc.__file__).with_name("cs_latency.cu")
     for plan in widest.values():
-        command = ["nvcc", "-cubin", "-std=c++17", "-gencode=arch=compute_90a,code=sm_90a"]
-        command += ["-Xptxas=-v", *plans.kernel_options(plan, True, mode, False)]
-        command += [str(source), "-o", str(tmp_path / "kernel.cubin")]
-        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        spills = int(log.split("bytes spill stores")[0].split()[-1])
-        assert spills <= SPILL_LIMIT, f"{plan}: {log}"
+        options = plans.kernel_options(plan, True, mode, False)
+        found = compiled("latency/conv.cu", options, HOPPER, tmp_path)
+        assert found.spilled <= SPILL_LIMIT, f"{plan}: {found.log}"

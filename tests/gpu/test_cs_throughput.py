@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from csbench.backends import gpu_cs_throughput
-from csbench.backends.gpu_cs_throughput_layer import Layer, Stem, kind_of
+from csbench.backends.cs import throughput as gpu_cs_throughput
+from csbench.backends.cs.throughput_layer import Layer, Stem, kind_of
 from csbench.core.case import Case
 from csbench.core.pattern import PatternSpec
 from csbench.graph import reference, trace
 from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program
-from csbench.kernels import cs_wgmma_halo as halo
-from csbench.kernels import cs_wgmma_launch as launch
-from csbench.kernels.cs_wgmma_halo import Halo
-from csbench.kernels.cs_wgmma_pack import fits_2_4, order, pack, pack_stem, pack_stem_pool
-from csbench.kernels.cs_wgmma_stem import stem_options
-from csbench.kernels.cs_wgmma_tile import Kind, candidates, options
+from csbench.kernels.wgmma import halo, launch
+from csbench.kernels.wgmma.halo import Halo
+from csbench.kernels.wgmma.pack import fits_2_4, order, pack, pack_stem, pack_stem_pool
+from csbench.kernels.wgmma.stem import stem_options
+from csbench.kernels.wgmma.tile import Kind, candidates, options
 from csbench.models import build, calibrate
 from csbench.sparse.network import sparsify_state
+from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}
 
@@ -142,27 +139,21 @@ def test_every_layer_has_a_tile(sparse: bool, planes: int) -> None:
 SPILL_LIMIT = 32  # bytes
 STEM = launch.Geometry(3, 64, (224, 224), (112, 112), (7, 7), (2, 2), (3, 3), (1, 1))
 SOURCES = [
-    *(("cs_wgmma.cu", options(Kind(True, planes), tile))
+    *(("wgmma/conv.cu", options(Kind(True, planes), tile))
       for planes in (1, 2) for tile in list(candidates(Kind(True, planes), 4, 9).values())[:2]),
-    *(("cs_wgmma_halo.cu", halo.options(Kind(True, planes), Halo(56))) for planes in (1, 2)),
-    *((f"cs_wgmma_{name}.cu", stem_options(Kind(False, 2), STEM, torch.float32))
+    *(("wgmma/halo.cu", halo.options(Kind(True, planes), Halo(56))) for planes in (1, 2)),
+    *((f"wgmma/{name}.cu", stem_options(Kind(False, 2), STEM, torch.float32))
       for name in ("stem", "stem_pool")),
-    ("cs_wgmma_io.cu", ("-DCS_BF16=0", "-DCS_PLANES=2", "-DCS_PLAIN=0")),
+    ("wgmma/io.cu", ("-DCS_BF16=0", "-DCS_PLANES=2", "-DCS_PLAIN=0")),
 ]  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+@needs_nvcc
 @pytest.mark.parametrize(("file", "chosen"), SOURCES, ids=lambda v: v if isinstance(v, str) else "")
 def test_kernels_compile_without_spills(file: str, chosen: tuple[str, ...], tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["nvcc", "-cubin", "-gencode=arch=compute_90a,code=sm_90a", "--std=c++17", "-Xptxas", "-v",
-         *chosen, "-o", tmp_path / "kernel.cubin", Path(launch.__file__).parent / file],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    spilled = re.findall(r"(\d+) bytes spill stores", done.stderr)
-    assert spilled
-    assert max(map(int, spilled)) <= SPILL_LIMIT, done.stderr
-    assert "serialized" not in done.stderr  # ptxas made the matrix instructions wait for each other
+    found = compiled(file, chosen, HOPPER, tmp_path)
+    assert found.spilled <= SPILL_LIMIT, found.log
+    assert "serialized" not in found.log  # ptxas made the matrix instructions wait for each other
 
 
 # ---- on a GPU

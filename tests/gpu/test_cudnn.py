@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from csbench.backends.cudnn import Cudnn, fold_biases
-from csbench.backends.gpu_dense import FORMATS, TORCH_DTYPE, DenseConv, precision, sample
+from csbench.backends.dense.algorithms import FORMATS, TORCH_DTYPE, DenseConv, precision, sample
+from csbench.backends.dense.cudnn import Cudnn, fold_biases
 from csbench.graph import reference, trace
 from csbench.graph.program import Program, Step
 from csbench.models import build, calibrate

@@ -1,0 +1,1 @@
+"""What the compiled convolutions of the CPU share."""

@@ -1,0 +1,196 @@
+"""One convolution on the latency kernels: what fits them, its stem form, and the choice of plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from csbench.core.case import Case
+from csbench.errors import BackendError
+from csbench.graph.program import Conv
+from csbench.kernels import nvrtc, search
+from csbench.kernels.latency import io
+from csbench.kernels.latency import plan as plans
+from csbench.kernels.latency.io import Planes
+from csbench.kernels.latency.pack import Order, Packed, pack_weights
+
+_FEW_CHANNELS = 4  # a strided layer of so few reads windows of 2 x 4 pixels as channels
+_WINDOW, _ORIGIN = (2, 4), -2
+
+
+@dataclass(frozen=True, eq=False)
+class Kernelized:
+    """A convolution as the kernels see it: one of every `m` kept, windows of pixels as channels."""
+
+    conv: Conv
+    weight: Tensor
+    m: int
+    shape: plans.Shape
+    windowed: bool
+
+    @property
+    def channels(self) -> int:
+        return int(self.weight.shape[1])
+
+
+def members(conv: Conv) -> int:
+    """M of `cs:M`, and 1 for a layer that stays dense."""
+    if conv.pattern is None or conv.pattern.name != "cs":
+        return 1
+    return conv.pattern.parameters[0]
+
+
+def kernelize(conv: Conv, images: int, rows: int) -> Kernelized:
+    """The layer for `images` images with `rows` stored output channels."""
+    (_, height, width), (_, out_height, out_width) = conv.input_size, conv.output_size
+    _, _, kh, kw = conv.weight.shape
+    shape = plans.Shape(
+        images, height, width, rows, out_height, out_width, (kh, kw),
+        conv.stride[0], conv.padding, conv.dilation,
+    )  # fmt: skip
+    m = members(conv)
+    few = conv.weight.shape[1] <= _FEW_CHANNELS and conv.dilation == (1, 1)
+    if m > 1 or not few or conv.stride != (2, 2):
+        return Kernelized(conv, conv.weight, m, shape, False)
+    return _windowed(conv, shape)
+
+
+def _windowed(conv: Conv, shape: plans.Shape) -> Kernelized:
+    """A layer of stride 2 as one of stride 1 on windows: window (Y, X) starts at (2Y, 2X).
+
+    Rows come in pairs. Columns come in fours, one step of two apart, so that two neighbouring taps
+    are two windows apart (dilation 2). Windows are stored from X = -1 on, the first that is not
+    all padding.
+    """
+    cout, cin, kh, kw = conv.weight.shape
+    (pad_y, pad_x), (win_y, win_x) = conv.padding, _WINDOW
+    first_y, first_x = math.floor(-pad_y / 2), 2 * math.floor(-pad_x / 2)
+    taps_y = math.floor((kh - 1 - pad_y) / 2) - first_y + 1
+    taps_x = (kw - 1 - pad_x - first_x) // win_x + 1
+    weight = conv.weight.new_zeros(cout, win_y, win_x, cin, taps_y, taps_x)
+    for r in range(kh):
+        y, dy = divmod(r - pad_y - 2 * first_y, win_y)
+        for q in range(kw):
+            x, dx = divmod(q - pad_x - first_x, win_x)
+            weight[:, dy, dx, :, y, x] = conv.weight[:, :, r, q]
+    reshaped = replace(
+        shape, height=-(-shape.height // 2), width=-(-(shape.width - _ORIGIN) // 2),
+        taps=(taps_y, taps_x), stride=1, padding=(-first_y, -first_x // 2 + _ORIGIN // 2),
+        dilation=(1, 2),
+    )  # fmt: skip
+    return Kernelized(conv, weight.flatten(1, 3), 1, reshaped, True)
+
+
+def pack_input(x: Tensor, layer: Kernelized, order: Order, split: bool, scale: float) -> Planes:
+    """A torch tensor as the planes that the layer reads."""
+    x = as_float(x)
+    if layer.windowed:
+        return io.pack(x, split, order, scale, _WINDOW, 2, _ORIGIN)
+    return io.pack(x, split, order, scale)
+
+
+def as_float(x: Tensor) -> Tensor:
+    """float32 and float16 as they are, others as float32: what the kernels read."""
+    return x if x.dtype in (torch.float32, torch.half) else x.float()
+
+
+def why_not(conv: Conv, case: Case) -> str | None:
+    """One sentence: the reason this layer cannot run here; None when it can."""
+    if conv.groups != 1:
+        return f"it has {conv.groups} groups; the latency kernels do ungrouped convolutions"
+    if conv.stride[0] != conv.stride[1]:
+        return f"its stride {conv.stride} differs between rows and columns"
+    pattern = conv.pattern
+    if pattern is not None and pattern.name != "cs":
+        return f"its pattern is {pattern}; the latency kernels take cs:M"
+    if pattern is not None and len(pattern.parameters) != 1:
+        return f"its pattern is {pattern}; the latency kernels take groups Cin/M apart (cs:M)"
+    m, cin = members(conv), conv.weight.shape[1]
+    if m > 256 or cin % m:
+        return f"{cin} input channels are not a multiple of M = {m} (at most 256)"
+    if m > 1 and _most_in_a_group(conv.weight, m) > 1:
+        return f"its weights keep more than one of some {m} candidates"
+    layer = kernelize(conv, case.batch, conv.weight.shape[0])
+    order = Order(layer.channels, m)
+    if not plans.candidates(layer.shape, order, m, case.dtype == "fp32"):
+        return f"no tile fits an image of {conv.input_size[1]}x{conv.input_size[2]}"
+    return None
+
+
+def _most_in_a_group(weight: Tensor, m: int) -> int:
+    cout, cin, kh, kw = weight.shape
+    return int((weight.view(cout, m, cin // m, kh, kw) != 0).sum(1).max())
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A layer with packed weights, and the orders and scales of what it reads and writes."""
+
+    layer: Kernelized
+    packed: Packed
+    order: Order
+    out_order: Order | None  # None: a float tensor with channels as they come
+    split: bool
+    out_scale: float
+
+    def run(self, plan: plans.Plan) -> plans.Convolution:
+        """The layer under one plan."""
+        layer = self.layer
+        return plans.Convolution(
+            layer.shape, self.packed, layer.m, plan, self.split, layer.conv.activation,
+            self.out_order is None,
+        )  # fmt: skip
+
+    def output(self) -> Planes | Tensor:
+        """Room for the result; nothing is written."""
+        s = self.layer.shape
+        size = (s.images, s.out_height, s.out_width)
+        if self.out_order is None:
+            return torch.empty((*size, s.rows), device="cuda")
+        return Planes.empty(self.split, *size, self.out_order, self.out_scale)
+
+    def choose(self) -> plans.Convolution:
+        """The layer under the plan that is fastest on random activations; remembered on disk."""
+        s, layer = self.layer.shape, self.layer
+        ways = plans.candidates(s, self.order, layer.m, self.split)
+        if not ways:
+            raise BackendError(f"no tile of the latency kernels fits {layer.conv.describe()}")
+        x = _random(self.split, s.images, s.height, s.width, self.order)
+        residual = None
+        if layer.conv.residual and self.out_order is not None:
+            residual = _random(self.split, s.images, s.out_height, s.out_width, self.out_order)
+        made = {str(plan): self.run(plan) for plan in ways}
+        runs = {
+            name: partial(_once, convolution, x, self, residual)
+            for name, convolution in made.items()
+        }
+        source = nvrtc.digest("latency/conv.cu")
+        key = ("cs latency", source, s, self.order, layer.m, self.split, residual is not None)
+        return made[search.fastest(runs, key)]
+
+
+def _once(
+    convolution: plans.Convolution, x: Planes, layer: Prepared, residual: Planes | None
+) -> None:
+    convolution.launch(x, layer.output(), residual)
+
+
+def _random(split: bool, images: int, height: int, width: int, order: Order) -> Planes:
+    image = torch.randn(images, order.channels, height, width, device="cuda")
+    return io.pack(image, split, order)
+
+
+def prepare(
+    layer: Kernelized, split: bool, order: Order, out_order: Order | None,
+    scales: tuple[float, float],
+) -> Prepared:  # fmt: skip
+    """Pack the weights of a layer for the orders and (input, output) scales around it."""
+    packed = pack_weights(
+        layer.weight, layer.conv.bias, layer.m, split, "cuda", x_scale=scales[0], order=order,
+        out_order=out_order,
+    )  # fmt: skip
+    return Prepared(layer, packed, order, out_order, split, scales[1])

@@ -1,0 +1,105 @@
+"""`cs` on a GPU at batch 16 and above: sparse tensor cores by wgmma (kernels/wgmma/conv.cu).
+
+fp32 (and tf32) numbers are sums of two halves with a power of two per tensor as scale; a value
+beyond fp16's range in scaled form becomes infinite or NaN in the result, never silently wrong.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from csbench.backends.base import LoweredConv
+from csbench.backends.cs.throughput_layer import FULL, Layer, kind_of
+from csbench.backends.cs.throughput_network import lower_network
+from csbench.core.case import Case
+from csbench.graph.program import Conv
+from csbench.kernels import nvrtc
+from csbench.kernels.wgmma import launch
+from csbench.kernels.wgmma.pack import fits_2_4
+
+__all__ = ["lower", "lower_network", "missing", "why_not"]
+
+MAX_STRIDE, MAX_REACH, MAX_PIXELS = 8, 127, 2**31 - 256  # of the copy engine and of int32
+
+
+def missing() -> str | None:
+    """What keeps these kernels from running here, and how to get it."""
+    if not torch.cuda.is_available():
+        return "no CUDA device; the same pattern runs with --device cpu"
+    if torch.cuda.get_device_capability()[0] != 9:
+        name = torch.cuda.get_device_name()
+        return f"sparse wgmma needs a Hopper GPU (compute capability 9.0); this is {name}"
+    return nvrtc.missing()
+
+
+def why_not(conv: Conv, case: Case) -> str | None:
+    """The reason this layer cannot run on sparse tensor cores; None when it can."""
+    reason = why_not_at_all(conv, case)
+    if reason is None and not fits_2_4(conv.weight):
+        return f"sparse tensor cores take cs:M, M >= 2; {conv.pattern} leaves more than 2 of 4"
+    return reason
+
+
+def why_not_at_all(conv: Conv, case: Case) -> str | None:
+    """The reason why not even the dense form of the kernel takes this layer."""
+    kh, kw = conv.weight.shape[2:]
+    reach = max(max(conv.padding), (kh - 1) * conv.dilation[0], (kw - 1) * conv.dilation[1])
+    if conv.groups != 1:
+        return f"the kernel takes no grouped convolutions; this layer has {conv.groups} groups"
+    if conv.activation == "relu6":
+        return "the kernel's epilogue has ReLU and no ReLU6"
+    if max(conv.stride) > MAX_STRIDE or reach > MAX_REACH:
+        return f"the copy engine takes strides to {MAX_STRIDE} and windows to {MAX_REACH} pixels"
+    if case.batch * conv.output_size[1] * conv.output_size[2] > MAX_PIXELS:
+        return f"the kernel counts pixels in 31 bits; batch {case.batch} has more"
+    return None
+
+
+def lower(conv: Conv, case: Case) -> LoweredConv:
+    """Pack the weights, choose a tile by measurement, and convert activations in every call.
+
+    A network avoids the conversions (lower_network). In fp32 each call finds scales from its
+    input: a bound of the result follows from the largest |x| and the rows' sums of |w|.
+    """
+    kind = kind_of(case.dtype, sparse=True)
+    layer = Layer(conv, kind, case.device)
+    x = torch.randn(case.batch, *conv.input_size, device=case.device)
+    y = torch.randn(case.batch, *conv.output_size, device=case.device) if conv.residual else None
+    one = torch.ones((), device=case.device)
+    layer.choose(launch.pack(x, kind, one), None if y is None else launch.pack(y, kind, one))
+    run = partial(_run_split if kind.planes == 2 else _run, layer, torch.ones_like(one))
+    return LoweredConv(run=run, weight_bytes=layer.stored_bytes, algorithm=layer.algorithm)
+
+
+def _run(layer: Layer, one: Tensor, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    packed = launch.pack(x, layer.kind, one)
+    added = None if residual is None else launch.pack(residual, layer.kind, one)
+    out = layer.run(packed, added)
+    return launch.unpack(out, layer.geometry.cout, layer.kind, one, x.dtype)
+
+
+def _run_split(layer: Layer, one: Tensor, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    peak = _peak(x)
+    bound = layer.gain * peak + layer.bias_peak
+    if residual is not None:
+        bound = bound + _peak(residual)
+    gain_x, gain_out = FULL * _power_below(1 / peak), FULL * _power_below(1 / bound)
+    packed = launch.pack(x, layer.kind, gain_x)
+    added = None if residual is None else launch.pack(residual, layer.kind, gain_out)
+    scale, bias = layer.unscale * (gain_out / gain_x), layer.bias * gain_out
+    out = layer.convolve(layer.tile, packed, added, scale, bias)
+    return launch.unpack(out, layer.geometry.cout, layer.kind, gain_out, x.dtype)
+
+
+def _peak(x: Tensor) -> Tensor:
+    """max |x| as float32, and a tiny number for a tensor of zeros."""
+    low, high = torch.aminmax(x)
+    return torch.maximum(-low, high).float().clamp_min(1e-20)
+
+
+def _power_below(x: Tensor) -> Tensor:
+    """The largest power of two that is at most x."""
+    return torch.exp2(torch.floor(torch.log2(x)))

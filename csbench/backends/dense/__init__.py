@@ -1,0 +1,1 @@
+"""Dense convolutions, the baselines: by libraries, by compilers, and sparse weights run dense."""

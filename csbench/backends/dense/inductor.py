@@ -1,0 +1,126 @@
+"""`inductor`: the dense network through torch.compile with all of its searches on."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor, nn
+
+from csbench.backends.base import LoweredConv, LoweredNetwork
+from csbench.backends.dense.algorithms import TORCH_DTYPE, precision
+from csbench.core.case import Case
+from csbench.core.record import LayerReport
+from csbench.graph.program import Conv, Program
+
+# max-autotune without its own CUDA graphs: csbench captures every backend alike. Freezing lets the
+# compiler choose the layout of the weights.
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
+    "max_autotune": True, "coordinate_descent_tuning": True, "freezing": True,
+    "triton.cudagraphs": False,
+}  # fmt: skip
+
+
+class Inductor:
+    """Dense convolutions compiled by TorchInductor, on GPUs (Triton) and CPUs (C++)."""
+
+    name = "inductor"
+    patterns = frozenset({"dense"})
+    devices = frozenset({"cuda", "cpu"})
+    dtypes = frozenset({"fp32", "tf32", "fp16", "bf16"})
+
+    def missing(self, device: str) -> str | None:
+        if device == "cpu":
+            found = shutil.which("g++") or shutil.which("clang++")
+            return None if found else "no C++ compiler on the PATH; install g++"
+        if not torch.cuda.is_available():
+            return "no CUDA device"
+        found_triton = importlib.util.find_spec("triton")
+        return None if found_triton else "no triton; pip install triton"
+
+    def why_not(self, conv: Conv, case: Case) -> str | None:
+        if case.device == "cpu" and case.dtype == "tf32":
+            return "CPUs have no tf32"
+        return None
+
+    def lower(self, conv: Conv, case: Case) -> LoweredConv:
+        module = _Fused(conv)
+        weight_bytes = conv.weight.numel() * TORCH_DTYPE[case.dtype].itemsize
+        sizes = [conv.input_size, conv.output_size] if conv.residual else [conv.input_size]
+        compiled = _compiled(module, sizes, case)
+        return LoweredConv(run=compiled, weight_bytes=weight_bytes, algorithm="torch.compile")
+
+    def lower_network(self, program: Program, case: Case) -> LoweredNetwork:
+        """The whole program compiled at once, so that what lies between convolutions fuses too."""
+        run = _compiled(_Network(program), [program.input_size], case)
+        reports = tuple(
+            LayerReport(
+                name=conv.name, ran="dense", flops=conv.dense_flops * case.batch,
+                bytes=conv.weight.numel() * TORCH_DTYPE[case.dtype].itemsize,
+                algorithm="torch.compile",
+            )
+            for conv in program.convolutions
+        )  # fmt: skip
+        return LoweredNetwork(run=run, layers=reports)
+
+
+class _Fused(nn.Module):
+    """One fused convolution as torch would write it."""
+
+    def __init__(self, conv: Conv) -> None:
+        super().__init__()
+        self.activation = conv.activation
+        self.shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.weight, self.bias = nn.Parameter(conv.weight), nn.Parameter(conv.bias)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = F.conv2d(x, self.weight, self.bias, *self.shape)
+        if residual is not None:
+            y = y + residual
+        if self.activation == "relu":
+            return F.relu(y)
+        return F.relu6(y) if self.activation == "relu6" else y
+
+
+class _Network(nn.Module):
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.steps, self.result = program.steps, program.result
+        self.convolutions = nn.ModuleList(_Fused(conv) for conv in program.convolutions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolutions = iter(self.convolutions)
+        values = {0: x}
+        for step in self.steps:
+            op = next(convolutions) if isinstance(step.op, Conv) else step.op
+            values[step.output] = op(*(values[n] for n in step.inputs))
+        return values[self.result]
+
+
+def _compiled(module: nn.Module, sizes: list[tuple[int, int, int]], case: Case) -> Any:
+    """Compiled for channels-last input of the given sizes, and called once: compiling is lazy."""
+    kind = TORCH_DTYPE[case.dtype]
+    placed: Any = module.to(case.device, kind)
+    module = placed.to(memory_format=torch.channels_last).eval()
+    compiled = torch.compile(module, options=OPTIONS, dynamic=False)
+    exactly = (
+        functools.partial(precision, case.dtype)
+        if case.device == "cuda"
+        else contextlib.nullcontext
+    )
+
+    @functools.wraps(module.forward)
+    def run(*tensors: Tensor) -> Tensor:
+        given = [t.to(kind).contiguous(memory_format=torch.channels_last) for t in tensors]
+        with torch.no_grad(), exactly():
+            result: Tensor = compiled(*given)
+        return result
+
+    run(*(torch.randn(case.batch, *size, device=case.device) for size in sizes))
+    return run

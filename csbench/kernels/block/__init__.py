@@ -1,0 +1,1 @@
+"""Block-sparse convolution on CUDA and tensor cores."""
