@@ -54,7 +54,8 @@ class Backend(Protocol):
     """One way to execute fused convolutions.
 
     `patterns` are names of csbench.core.pattern; a dense backend lists "dense" and runs any weight
-    densely. `devices` are "cpu" and "cuda"; `dtypes` are those of csbench.core.case.DTYPES.
+    densely. `devices` are "cpu" and "cuda"; `dtypes` are those of csbench.core.case.DTYPES. What
+    runs fewer of them on one device has `device_dtypes = {"cpu": frozenset({"fp32"})}`.
     """
 
     name: str

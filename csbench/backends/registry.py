@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -26,10 +27,13 @@ BUILT_IN = {
     "inductor": "csbench.backends.dense.inductor:Inductor",
     "block-original": "csbench.backends.block.original:BlockOriginal",
     "cs": "csbench.backends.cs.backend:Cs",
+    "cs-dense": "csbench.backends.dense.own:CsDense",
     "masked": "csbench.backends.dense.masked:Masked",
     "fake": "csbench.backends.fake:Fake",
 }
 DENSE_BASELINE = {"cpu": "onednn", "cuda": "cudnn"}
+# Timed beside every baseline of a device, so that the best dense way is known.
+DENSE_ALTERNATIVES: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("cs-dense",)}
 NEVER_BY_DEFAULT = ("inductor", "masked", "fake")  # chosen by name only
 
 ATTRIBUTES = ("name", "patterns", "devices", "dtypes", "missing", "why_not", "lower")
@@ -114,10 +118,16 @@ def for_pattern(pattern: str, device: str, dtype: str) -> tuple[str, ...]:
         and listed.entry.name not in NEVER_BY_DEFAULT
         and pattern in listed.backend.patterns
         and device in listed.backend.devices
-        and dtype in listed.backend.dtypes
+        and dtype in dtypes(listed.backend, device)
     }
     ready = tuple(name for name, missing in able.items() if missing is None)
     return ready or tuple(able)
+
+
+def dtypes(backend: Backend, device: str) -> frozenset[str]:
+    """The precisions of a backend on a device: fewer than its `dtypes` where it says so."""
+    fewer: Mapping[str, frozenset[str]] = getattr(backend, "device_dtypes", {})
+    return fewer.get(device.partition(":")[0], backend.dtypes)
 
 
 def lack(backend: Backend, device: str) -> str | None:

@@ -74,7 +74,7 @@ class Baselines:
         """The best of the baseline's precisions, those that give the right result in theirs."""
         times = [Best(median(sample_alone(clock, own, _SAMPLES)), f"{case.backend} {case.dtype}")]
         for dtype in _PRECISIONS:
-            if dtype == case.dtype or dtype not in backend.dtypes:
+            if dtype == case.dtype or dtype not in registry.dtypes(backend, case.device):
                 continue
             other = replace(case, dtype=dtype)
             subject = Subject(self._library.dense(other), other)
@@ -91,7 +91,9 @@ def _proved(
     """What is timed of a dense subject, or why it cannot be."""
     if (missing := backend.missing(case.device)) is not None:
         return None, missing
-    if case.device not in backend.devices or case.dtype not in backend.dtypes:
+    if case.device not in backend.devices or case.dtype not in registry.dtypes(
+        backend, case.device
+    ):
         return None, f"{backend.name} does not run {case.dtype} on {case.device}"
     try:
         lowered = subject.lower(backend, backend, case)

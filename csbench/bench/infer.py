@@ -205,8 +205,8 @@ def _able(backend: Backend, case: Case) -> Backend:
     reason = backend.missing(case.device)
     if case.device not in backend.devices:
         reason = f"{backend.name} runs on {_either(backend.devices)}, not on {case.device}"
-    elif case.dtype not in backend.dtypes:
-        reason = f"{backend.name} runs {_either(backend.dtypes)}, not {case.dtype}"
+    elif case.dtype not in (known := registry.dtypes(backend, case.device)):
+        reason = f"{backend.name} runs {_either(known)} on {case.device}, not {case.dtype}"
     elif not {pattern, "dense"} & backend.patterns:
         reason = f"{backend.name} runs {_either(backend.patterns)}, not {pattern}"
     if reason is not None:

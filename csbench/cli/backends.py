@@ -67,7 +67,7 @@ def test(
 
     backend = registry.get(name)
     where = _device(backend, device)
-    dtypes = _chosen("precision", dtype, DTYPES, backend.dtypes, backend.name)
+    dtypes = _chosen("precision", dtype, DTYPES, registry.dtypes(backend, where), backend.name)
     patterns = _chosen("pattern", pattern, None, backend.patterns, backend.name)
     reports: list[Report] = []
     refused: list[Report] = []

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from types import ModuleType
-
-import torch
+from typing import ClassVar
 
 from csbench.backends.base import LoweredConv, LoweredNetwork
-from csbench.core.case import Case
+from csbench.core.case import DTYPES, Case
 from csbench.graph.program import Conv, Program
 
 
@@ -17,10 +16,8 @@ class Cs:
     name = "cs"
     patterns = frozenset({"cs"})
     devices = frozenset({"cpu", "cuda"})
-
-    def __init__(self) -> None:
-        gpu = {"tf32", "fp16", "bf16"} if torch.cuda.is_available() else set()
-        self.dtypes = frozenset({"fp32"} | gpu)
+    dtypes = frozenset(DTYPES)
+    device_dtypes: ClassVar = {"cpu": frozenset({"fp32"})}
 
     def missing(self, device: str) -> str | None:
         problem: str | None = _kernels(device).missing()

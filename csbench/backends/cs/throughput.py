@@ -36,9 +36,9 @@ def missing() -> str | None:
 
 
 def why_not(conv: Conv, case: Case) -> str | None:
-    """The reason this layer cannot run on sparse tensor cores; None when it can."""
+    """The reason this layer cannot run here; None when it can. Without a pattern it runs dense."""
     reason = why_not_at_all(conv, case)
-    if reason is None and not fits_2_4(conv.weight):
+    if reason is None and conv.pattern is not None and not fits_2_4(conv.weight):
         return f"sparse tensor cores take cs:M, M >= 2; {conv.pattern} leaves more than 2 of 4"
     return reason
 
@@ -64,7 +64,7 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     A network avoids the conversions (lower_network). In fp32 each call finds scales from its
     input: a bound of the result follows from the largest |x| and the rows' sums of |w|.
     """
-    kind = kind_of(case.dtype, sparse=True)
+    kind = kind_of(case.dtype, sparse=conv.pattern is not None)
     layer = Layer(conv, kind, case.device)
     x = torch.randn(case.batch, *conv.input_size, device=case.device)
     y = torch.randn(case.batch, *conv.output_size, device=case.device) if conv.residual else None

@@ -103,7 +103,7 @@ class _Lowering:
         scales = (
             self.stored[inputs[0]].scale, self.stored[inputs[-1]].scale, stored.scale,
         )  # fmt: skip
-        sparse = self.sparse and fits_2_4(conv.weight)
+        sparse = self.sparse and conv.pattern is not None and fits_2_4(conv.weight)
         layer = Layer(conv, self.dense_kind._replace(sparse=sparse), self.case.device, scales)
         layer.choose(*self._samples(conv))
         self._add(step.output, stored, layer.run, inputs)
