@@ -112,16 +112,23 @@ def for_pattern(pattern: str, device: str, dtype: str) -> tuple[str, ...]:
     NEVER_BY_DEFAULT are never among them.
     """
     able = {
-        listed.entry.name: lack(listed.backend, device)
+        name: backend
+        for name, backend in of_pattern(pattern).items()
+        if device in backend.devices and dtype in dtypes(backend, device)
+    }
+    ready = tuple(name for name, backend in able.items() if lack(backend, device) is None)
+    return ready or tuple(able)
+
+
+def of_pattern(pattern: str) -> dict[str, Backend]:
+    """The backends of a pattern on any device, but for those of NEVER_BY_DEFAULT."""
+    return {
+        listed.entry.name: listed.backend
         for listed in listing()
         if listed.backend is not None
         and listed.entry.name not in NEVER_BY_DEFAULT
         and pattern in listed.backend.patterns
-        and device in listed.backend.devices
-        and dtype in dtypes(listed.backend, device)
     }
-    ready = tuple(name for name, missing in able.items() if missing is None)
-    return ready or tuple(able)
 
 
 def dtypes(backend: Backend, device: str) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,37 +17,37 @@ from csbench.bench.clocks import Clock
 from csbench.bench.sampling import sample_alone
 from csbench.bench.subject import Subject
 from csbench.bench.weights import Library
-from csbench.core.case import Case
-from csbench.core.statistics import median
+from csbench.core.case import DTYPES, Case
 from csbench.errors import BackendError
 
-# The best dense time of any precision is a side figure: a few samples of each candidate.
+# Dense ways beside the baseline are side figures: a few samples of each.
 _SAMPLES = 10
-_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
-class Best(NamedTuple):
-    """The best dense time of any precision, and which it was."""
+class Ways(NamedTuple):
+    """Samples of every dense way of a workload by its name ("cudnn fp16"); why others have none."""
 
-    milliseconds: float
-    name: str
+    samples_ms: dict[str, tuple[float, ...]]
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """A dense subject, ready to be timed beside a sparse one."""
+    """A dense subject, ready to be timed beside a sparse one, and the other ways to run it."""
 
     backend: Backend
     replay: Replay
-    best: Best | None
+    ways: Ways
 
 
 class Baselines:
-    """The last baseline of this process; the next case mostly needs the same."""
+    """The last baseline of this process, because the next case mostly needs the same; and the
+    times of dense ways for every workload, which outlive it."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
         self._kept: tuple[Hashable, Baseline] | None = None
+        self._ways: dict[Hashable, Ways] = {}
 
     def get(self, case: Case, clock: Clock, seed: int, rtol: float | None) -> Baseline:
         """The case's baseline; raises BackendError where it cannot run or is not right."""
@@ -64,44 +65,55 @@ class Baselines:
     def _make(self, case: Case, clock: Clock, seed: int, rtol: float | None) -> Baseline:
         backend = registry.get(case.backend)
         subject = Subject(self._library.dense(case), case)
-        replay, problem = _proved(subject, backend, case, seed, rtol)
-        if problem is not None or replay is None:
-            raise BackendError(f"baseline {case.baseline}: {problem}")
-        best = self._best(case, backend, replay, clock, seed) if case.task == "infer" else None
-        return Baseline(backend, replay, best)
+        try:
+            replay = _proved(subject, backend, backend, case, seed, rtol)
+        except BackendError as error:
+            raise BackendError(f"baseline {case.baseline}: {error}") from None
+        if case.task != "infer":
+            return Baseline(backend, replay, Ways({}, {}))
+        workload = replace(case, dtype="").key  # in any precision
+        if workload not in self._ways:
+            self._ways[workload] = self._measured(case, backend, replay, clock, seed)
+        return Baseline(backend, replay, self._ways[workload])
 
-    def _best(self, case: Case, backend: Backend, own: Replay, clock: Clock, seed: int) -> Best:
-        """The best of the baseline's precisions, those that give the right result in theirs."""
-        times = [Best(median(sample_alone(clock, own, _SAMPLES)), f"{case.backend} {case.dtype}")]
-        for dtype in _PRECISIONS:
-            if dtype == case.dtype or dtype not in registry.dtypes(backend, case.device):
-                continue
+    def _measured(
+        self, case: Case, baseline: Backend, own: Replay, clock: Clock, seed: int
+    ) -> Ways:
+        """Every dense way in every precision in which it gives the right result, timed alone."""
+        ways = Ways({}, {})
+        others = [name for name in registry.DENSE_ALTERNATIVES[case.device] if name != case.backend]
+        backends = {case.backend: baseline} | {name: registry.get(name) for name in others}
+
+        def sample(backend: Backend, subject: Subject) -> tuple[float, ...]:
+            same = backend is baseline and subject.case == case
+            run = own if same else _proved(subject, backend, baseline, subject.case, seed, None)
+            return tuple(sample_alone(clock, run, _SAMPLES))
+
+        for dtype in DTYPES:
             other = replace(case, dtype=dtype)
             subject = Subject(self._library.dense(other), other)
-            replay, problem = _proved(subject, backend, other, seed, None)
-            if replay is not None and problem is None:
-                time = median(sample_alone(clock, replay, _SAMPLES))
-                times.append(Best(time, f"{case.backend} {dtype}"))
-        return min(times)
+            for name, backend in backends.items():
+                if dtype not in registry.dtypes(backend, case.device):
+                    continue
+                try:
+                    ways.samples_ms[f"{name} {dtype}"] = sample(backend, subject)
+                except Exception as error:  # a side figure must not end the case
+                    reason = str(error).strip().splitlines() or [type(error).__name__]
+                    ways.left_out[f"{name} {dtype}"] = reason[0]
+                gc.collect()  # a network and its graphs hold each other; the next needs the room
+        return ways
 
 
 def _proved(
-    subject: Subject, backend: Backend, case: Case, seed: int, rtol: float | None
-) -> tuple[Replay | None, str | None]:
-    """What is timed of a dense subject, or why it cannot be."""
+    subject: Subject, backend: Backend, fallback: Backend, case: Case, seed: int, rtol: float | None
+) -> Replay:
+    """What is timed of a dense subject; raises BackendError where it does not run or is wrong."""
     if (missing := backend.missing(case.device)) is not None:
-        return None, missing
-    if case.device not in backend.devices or case.dtype not in registry.dtypes(
-        backend, case.device
-    ):
-        return None, f"{backend.name} does not run {case.dtype} on {case.device}"
-    try:
-        lowered = subject.lower(backend, backend, case)
-        replay = subject.replay(lowered, seed)
-    except BackendError as error:
-        return None, str(error)
+        raise BackendError(missing)
+    lowered = subject.lower(backend, fallback, case)
+    replay = subject.replay(lowered, seed)
     found = Gate(subject.reference, rtol).poisoned(lambda inputs: lowered.run(*inputs), seed)
     if not passed(found):
         off, limit = found.relative_error, found.tolerance
-        return replay, f"wrong: relative error {off:.1e}, allowed {limit:.1e}"
-    return replay, None
+        raise BackendError(f"wrong: relative error {off:.1e}, allowed {limit:.1e}")
+    return replay

@@ -30,12 +30,12 @@ from csbench.bench.nvml import Reading, Watch, summary, throttled
 from csbench.bench.plan import plan
 from csbench.bench.sampling import Pairs, remembers, sample_pairs
 from csbench.bench.subject import Lowered, Subject
-from csbench.bench.weights import Library
+from csbench.bench.weights import Library, Weights
 from csbench.core.axes import Sweep
-from csbench.core.case import Case
+from csbench.core.case import NO_BACKEND, Case
 from csbench.core.record import LayerReport, Measurement, Record, Status
 from csbench.core.statistics import median
-from csbench.errors import CsbenchError, UsageError
+from csbench.errors import CsbenchError, PatternError, UsageError
 
 _UNKNOWN_NOISE = 10.0  # half-widths above this say no more than that it is early
 
@@ -96,10 +96,10 @@ class Bench:
     def _prepare(self, draft: Draft, report: Report) -> _Contest:
         """Everything that comes before the first sample and is part of no sample."""
         case, settings = draft.case, draft.settings
-        backend = _able(registry.get(case.backend), case)
+        backend = _able(case)
         clock = self._clock or _clock(case, draft.cache)
         report("building weights")
-        subject = Subject(self._library.sparse(case), case)
+        subject = Subject(_weights(self._library, case), case)
         draft.sparsity = subject.weights.sparsity
         report(f"preparing {case.baseline}")
         baseline = self._baselines.get(case, clock, settings.seed, settings.rtol)
@@ -109,7 +109,7 @@ class Bench:
         draft.prepare_ms = (time.perf_counter() - begun) * 1e3
         draft.env["ceilings"] = known = limits.ceilings(case.device, self.env)
         draft.layers = subject.with_floors(lowered.layers, known)
-        if runs_sparse(backend, _family(case)):
+        if runs_sparse(backend, _family(case)) and case.sparsity > 0:
             _insist_on_sparse(backend, draft.layers, subject)
         inputs = subject.reference.inputs(settings.seed)
         draft.peak_bytes = peak_of(lambda: lowered.run(*inputs), case.device, before)
@@ -143,8 +143,8 @@ class Bench:
             samples_ms=pairs.samples_ms,
             baseline_samples_ms=pairs.baseline_samples_ms,
             throttled=throttled(readings, pairs.spans),
-            dense_best_ms=baseline.best.milliseconds if baseline.best else None,
-            dense_best=baseline.best.name if baseline.best else None,
+            dense_samples_ms=baseline.ways.samples_ms,
+            dense_left_out=baseline.ways.left_out,
         )
         self._judge(draft, pairs)
 
@@ -199,19 +199,42 @@ def _usable(device: str) -> str:
     return device
 
 
-def _able(backend: Backend, case: Case) -> Backend:
-    """The backend if it can run the case here at all; raises Outcome("unsupported")."""
+def _able(case: Case) -> Backend:
+    """The case's backend if it and the baseline can run here; raises Outcome("unsupported")."""
     pattern = _family(case)
-    reason = backend.missing(case.device)
-    if case.device not in backend.devices:
-        reason = f"{backend.name} runs on {_either(backend.devices)}, not on {case.device}"
-    elif case.dtype not in (known := registry.dtypes(backend, case.device)):
-        reason = f"{backend.name} runs {_either(known)} on {case.device}, not {case.dtype}"
-    elif not {pattern, "dense"} & backend.patterns:
+    if case.backend == NO_BACKEND:
+        raise Outcome(
+            "unsupported",
+            f"no backend runs pattern '{pattern}'; see csbench backends list, or time it densely "
+            "with --backend masked",
+        )
+    backend, baseline = registry.get(case.backend), registry.get(case.baseline)
+    reason = _lack(backend, case)
+    if reason is None and not {pattern, "dense"} & backend.patterns:
         reason = f"{backend.name} runs {_either(backend.patterns)}, not {pattern}"
+    if reason is None and (lack := _lack(baseline, case)) is not None:
+        reason = f"baseline {case.baseline}: {lack}"
     if reason is not None:
         raise Outcome("unsupported", reason)
     return backend
+
+
+def _lack(backend: Backend, case: Case) -> str | None:
+    """Why a backend runs nothing on the case's device in its precision; None when it does."""
+    if case.device not in backend.devices:
+        return f"{backend.name} runs on {_either(backend.devices)}, not on {case.device}"
+    known = registry.dtypes(backend, case.device)
+    if case.dtype not in known:
+        return f"{backend.name} runs {_either(known)} on {case.device}, not {case.dtype}"
+    return backend.missing(case.device)
+
+
+def _weights(library: Library, case: Case) -> Weights:
+    """The case's network; raises Outcome("unsupported") where none of its layers can be so."""
+    try:
+        return library.sparse(case)
+    except PatternError as error:
+        raise Outcome("unsupported", str(error)) from None
 
 
 def _family(case: Case) -> str:

@@ -43,12 +43,12 @@ def lower_layer(
 ) -> tuple[Callable[..., Tensor], LayerReport]:
     """One convolution by `backend`, else densely by `fallback`; the report says which and why."""
     sparse = conv.pattern is not None and runs_sparse(backend, conv.pattern.name)
-    reason = backend.why_not(conv, case) if sparse else _dense_reason(conv, backend)
-    chosen = backend
-    if reason is not None:
-        chosen = backend if not sparse and "dense" in backend.patterns else fallback
-        if (impossible := chosen.why_not(conv, case)) is not None:
-            raise BackendError(f"{chosen.name} cannot run layer {conv.describe()}: {impossible}")
+    takes = sparse or "dense" in backend.patterns
+    refused = backend.why_not(conv, case) if takes else _dense_reason(conv, backend)
+    chosen = backend if refused is None else fallback
+    if refused is not None and (impossible := fallback.why_not(conv, case)) is not None:
+        raise BackendError(f"{fallback.name} cannot run layer {conv.describe()}: {impossible}")
+    reason = refused if sparse else refused or _dense_reason(conv, backend)
     call = chosen.lower(conv, case)
     if reason is None and not _is_ours(backend) and multiplies_zeros(call, conv, case):
         reason = f"{backend.name} multiplies zeros like any number, though it says otherwise"

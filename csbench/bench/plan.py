@@ -12,7 +12,7 @@ from csbench.backends import registry
 from csbench.bench.network import runs_sparse
 from csbench.bench.weights import Library, found_pattern
 from csbench.core.axes import MODELS, ImageSize, Sweep, specifications
-from csbench.core.case import Case, CheckpointRef
+from csbench.core.case import NO_BACKEND, Case, CheckpointRef
 from csbench.core.pattern import PatternSpec
 from csbench.errors import PatternError, UsageError
 from csbench.graph.program import distinct
@@ -25,7 +25,8 @@ def plan(sweep: Sweep, device: str, library: Library) -> list[Case]:
     """The cases of a sweep on "cpu" or "cuda", in the order in which least is built twice.
 
     Raises UsageError (and its kinds) for what cannot be: a wrong name, a checkpoint that does not
-    fit or breaks its pattern, a sparsity that the pattern cannot give.
+    fit or breaks its pattern, a sparsity that the pattern cannot give. What only this device or
+    this model cannot do is a case all the same: its record says why.
     """
     for name in (*sweep.backend, *sweep.baseline):
         registry.get(name)
@@ -84,13 +85,21 @@ def _carried(
     wanted = [specifications(pattern or "dense", sweep.sparsity) for pattern in patterns]
     with torch.device("meta"):  # names and shapes are enough
         state = models.resolve(model)().state_dict()
-    for spec in (spec for specs in wanted for spec in specs):
+    specs = [spec for of_one in wanted for spec in of_one]
+    for spec in specs:
         for_spec(spec)  # raises for a name that nobody provides
-        layers = network.plan(state, spec)
-        if not any(isinstance(found, PatternSpec) for found in layers.values()):
-            reason = next(iter(layers.values()), "there are no convolutions")
-            raise PatternError(f"no layer of {model} can carry {spec}: {reason}")
-    return [spec for specs in wanted for spec in specs]
+    reasons = [_not_carried(model, spec, network.plan(state, spec)) for spec in specs]
+    if None not in reasons:
+        raise PatternError(reasons[0])
+    return specs
+
+
+def _not_carried(model: str, spec: PatternSpec, layers: network.Plan) -> str | None:
+    """Why no layer of a model carries a pattern; None where one does."""
+    if any(isinstance(found, PatternSpec) for found in layers.values()):
+        return None
+    reason = next(iter(layers.values()), "there are no convolutions")
+    return f"no layer of {model} can carry {spec}: {reason}"
 
 
 def _check_fits(model: str, path: str, library: Library) -> None:
@@ -111,21 +120,24 @@ def _stored(pattern: str | None, path: str, library: Library) -> PatternSpec:
 
 
 def _backends(sweep: Sweep, spec: PatternSpec, device: str, dtype: str) -> tuple[str, ...]:
-    found = sweep.backend or registry.for_pattern(spec.name, device, dtype)
-    if not found:
-        raise UsageError(
-            f"no backend runs pattern '{spec.name}' on {device} in {dtype}; "
-            "see csbench backends list, or time it densely with --backend masked"
-        )
-    return found
+    """Those asked for, else those that run the pattern here, else those that run it elsewhere."""
+    here = sweep.backend or registry.for_pattern(spec.name, device, dtype)
+    return here or tuple(registry.of_pattern(spec.name)) or (NO_BACKEND,)
 
 
 def _tasks(sweep: Sweep, whole: Case, library: Library) -> Iterator[Case]:
     for task in sweep.task:
-        if task == "infer":
-            yield whole
+        if task == "infer" or not _runs_here(whole):
+            yield whole  # of a backend that is not for this device one row says so
         else:
             yield from _layers(whole, library)
+
+
+def _runs_here(case: Case) -> bool:
+    if case.backend == NO_BACKEND:
+        return False
+    backend = registry.get(case.backend)
+    return case.device in backend.devices and case.dtype in registry.dtypes(backend, case.device)
 
 
 def _layers(whole: Case, library: Library) -> Iterator[Case]:

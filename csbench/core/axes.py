@@ -31,6 +31,7 @@ MODELS: dict[str, ImageSize] = {
     "resnet18-cifar": (3, 32, 32),
 }
 DEVICES = ("auto", "cpu", "cuda")
+SPARSE_PATTERNS = tuple(name for name in BUILT_IN if name != "dense")  # of `--pattern all`
 SPARSITIES = (0.0, 0.5, 0.75, 0.875, 0.9375)  # Table 11's, where none are asked for
 
 
@@ -59,15 +60,19 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Axis(NamedTuple):
-    """How to read one value of an axis, and an example for messages."""
+    """How to read one value of an axis, an example for messages, and what `all` stands for."""
 
     parse: Callable[[str], Any]
     example: str
+    all: tuple[str, ...] = ()
 
 
 def values(axis: str, texts: Iterable[str]) -> tuple[Any, ...]:
     """Each text as a value of the axis, without repeats; raises UsageError on a wrong one."""
-    return tuple(dict.fromkeys(AXES[axis].parse(text.strip()) for text in texts))
+    known, found = AXES[axis], []
+    for text in map(str.strip, texts):
+        found += known.all if text == "all" and known.all else (text,)
+    return tuple(dict.fromkeys(map(known.parse, found)))
 
 
 def specifications(pattern: str, wanted: Iterable[float]) -> list[PatternSpec]:
@@ -151,7 +156,7 @@ AXES: dict[str, Axis] = {
     "device": Axis(_device, '"auto"'),
     "dtype": Axis(_dtype, '"fp32"'),
     "batch": Axis(lambda text: whole_number("batch size", text, 1), "[1, 64]"),
-    "pattern": Axis(_pattern, '"block:32x32"'),
+    "pattern": Axis(_pattern, '"block:32x32"', all=SPARSE_PATTERNS),
     "sparsity": Axis(parse_sparsity, "[0, 50, 75, 87.5, 93.75]"),
     "baseline": Axis(_name, '"cudnn"'),
     "backend": Axis(_name, '["block-original", "cs"]'),

@@ -11,6 +11,8 @@ from csbench.core.training import TrainSettings
 
 Task = Literal["infer", "train-step", "layer"]
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
+# Stands for the backend of a case whose pattern no backend runs: its record says so.
+NO_BACKEND = "none"
 
 
 class CheckpointRef(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -27,8 +27,13 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     samples_ms: tuple[float, ...]
     baseline_samples_ms: tuple[float, ...] = ()
     throttled: tuple[int, ...] = ()  # indices of pairs taken while the clock was held down
-    dense_best_ms: float | None = None  # median of the best dense time of any precision
-    dense_best: str | None = None  # which backend and precision that was
+    # Every dense way measured beside the baseline, by backend and precision ("cudnn fp16"), and why
+    # others that were tried have no time.
+    dense_samples_ms: dict[str, tuple[float, ...]] = {}
+    dense_left_out: dict[str, str] = {}
+    # Of records written before those two: the median of the best way alone, and which it was.
+    dense_best_ms: float | None = None
+    dense_best: str | None = None
 
 
 class Check(msgspec.Struct, frozen=True):
