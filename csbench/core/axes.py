@@ -69,7 +69,8 @@ class Axis(NamedTuple):
 
 def values(axis: str, texts: Iterable[str]) -> tuple[Any, ...]:
     """Each text as a value of the axis, without repeats; raises UsageError on a wrong one."""
-    known, found = AXES[axis], []
+    known = AXES[axis]
+    found: list[str] = []
     for text in map(str.strip, texts):
         found += known.all if text == "all" and known.all else (text,)
     return tuple(dict.fromkeys(map(known.parse, found)))

@@ -4,6 +4,7 @@
 - `plain`: cuDNN, then what it does not fuse (a layer without ReLU);
 - `gemm`: a 1x1 convolution in channels-last order as one product by cuBLAS, bias and ReLU in its
   epilogue. cuBLAS splits long sums over the device, which cuDNN's convolutions do not;
+- `gemm unfolded`: the same of a larger window, whose pixels are first copied side by side;
 - `turned`: the first two in the other memory layout, with the conversions there and back.
 """
 
@@ -21,6 +22,7 @@ from csbench.core.case import Case
 from csbench.graph.program import Conv
 
 Layout = Literal["NCHW", "NHWC"]
+UNFOLDED = "gemm unfolded"
 Algorithm = Callable[[Tensor, Tensor | None], Tensor]
 FORMATS: dict[Layout, torch.memory_format] = {
     "NCHW": torch.contiguous_format, "NHWC": torch.channels_last,
@@ -64,9 +66,9 @@ class DenseConv:
         if conv.activation != "none":
             self.algorithms["fused"] = self._fused
         pixels_last = layout == "NCHW" and conv.input_size[1:] != (1, 1)
-        if _is_product(conv) and not pixels_last:
-            self.matrix = self.weight.flatten(1).t()  # a view
-            self.algorithms["gemm"] = self._gemm
+        if conv.groups == 1 and not pixels_last:
+            self.matrix = self.weight.permute(0, 2, 3, 1).flatten(1).t()  # a view
+            self.algorithms["gemm" if is_product(conv) else UNFOLDED] = self._gemm
 
     def _plain(self, x: Tensor, residual: Tensor | None) -> Tensor:
         y = F.conv2d(x, self.weight, self.bias, *self.shape)
@@ -82,20 +84,38 @@ class DenseConv:
         return y.clamp_(max=6) if self.conv.activation == "relu6" else y
 
     def _gemm(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        lines = x.permute(0, 2, 3, 1).flatten(0, 2)  # a view of channels-last memory
-        if residual is not None:
-            y = torch.addmm(residual.permute(0, 2, 3, 1).flatten(0, 2), lines, self.matrix)
-            if self.bias is not None:
-                y.add_(self.bias)
-        elif self.bias is None:
+        lines = self._lines(x)
+        fused = residual is None and self.conv.activation != "none"
+        if self.bias is None:
             y = lines @ self.matrix
-        elif self.conv.activation == "none":
-            y = torch.addmm(self.bias, lines, self.matrix)
-        else:
+        elif fused:
             y = torch._addmm_activation(self.bias, lines, self.matrix)
-        if self.bias is None or residual is not None or self.conv.activation == "relu6":
+        else:
+            y = torch.addmm(self.bias, lines, self.matrix)
+        if residual is not None:
+            y.add_(residual.permute(0, 2, 3, 1).flatten(0, 2))
+        if not fused or self.conv.activation == "relu6":
             self._activate(y)
-        return y.view(x.shape[0], *x.shape[2:], -1).permute(0, 3, 1, 2)
+        return y.view(x.shape[0], *self.conv.output_size[1:], -1).permute(0, 3, 1, 2)
+
+    def _lines(self, x: Tensor) -> Tensor:
+        """What each output pixel reads, [pixels, taps * channels]: a view of channels-last memory
+        where the window is one pixel, else a copy."""
+        stride, padding, dilation, _ = self.shape
+        if is_product(self.conv):
+            return x.permute(0, 2, 3, 1)[:, :: stride[0], :: stride[1]].flatten(0, 2)
+        if any(padding):
+            x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+        pixels = x.permute(0, 2, 3, 1)
+        image, row, column, channel = pixels.stride()
+        windows = pixels.as_strided(
+            (len(x), *self.conv.output_size[1:], *self.weight.shape[2:], x.shape[1]),
+            (
+                image, stride[0] * row, stride[1] * column, dilation[0] * row,
+                dilation[1] * column, channel,
+            ),
+        )  # fmt: skip
+        return windows.flatten(0, 2).flatten(1)
 
     def _activate(self, y: Tensor) -> Tensor:
         """In place."""
@@ -117,6 +137,12 @@ def normal(size: tuple[int, int, int], case: Case, layout: Layout) -> Tensor:
     return x.to(TORCH_DTYPE[case.dtype]).contiguous(memory_format=FORMATS[layout])
 
 
-def _is_product(conv: Conv) -> bool:
-    unit = conv.stride == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
-    return unit and tuple(conv.weight.shape[2:]) == (1, 1)
+def is_product(conv: Conv) -> bool:
+    """Whether each output pixel reads one input pixel."""
+    return not any(conv.padding) and tuple(conv.weight.shape[2:]) == (1, 1)
+
+
+def unfolded_bytes(conv: Conv, case: Case) -> int:
+    """What the copy of all windows takes."""
+    pixels = case.batch * conv.output_size[1] * conv.output_size[2]
+    return pixels * conv.weight[0].numel() * TORCH_DTYPE[case.dtype].itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from functools import partial
 
 import torch
@@ -13,12 +14,14 @@ from csbench.backends.chain import chain
 from csbench.backends.dense.algorithms import (
     FORMATS,
     TORCH_DTYPE,
+    UNFOLDED,
     Algorithm,
     DenseConv,
     Layout,
     normal,
     precision,
     sample,
+    unfolded_bytes,
 )
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
@@ -26,6 +29,8 @@ from csbench.graph.program import Conv, Program
 from csbench.kernels import search
 
 LAYOUTS: tuple[Layout, ...] = ("NCHW", "NHWC")
+ALTERNATIVES = 3  # of each layer's algorithms alone, tried again in the network
+MOST_UNFOLDED = 2**26  # bytes of copied windows; far beyond the caches a copy cannot pay
 
 
 class Cudnn:
@@ -46,7 +51,7 @@ class Cudnn:
 
     def lower(self, conv: Conv, case: Case) -> LoweredConv:
         """For each memory format that x may come in, the fastest layout, conversion included."""
-        layers = {layout: _Layer(conv, case, layout) for layout in LAYOUTS}
+        layers = {layout: _Layer(conv, case, layout).settled() for layout in LAYOUTS}
         best = {f: _fastest_layout(layers, conv, case, f) for f in LAYOUTS}
 
         def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -61,7 +66,7 @@ class Cudnn:
         )
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork:
-        """The whole network in each layout, every layer by its fastest algorithm; the faster."""
+        """The whole network in the faster layout, every layer by its fastest algorithm in it."""
         lightened = fold_biases(program)
         networks = {layout: _Network(lightened, case, layout) for layout in LAYOUTS}
         x = normal(program.input_size, case, "NCHW")
@@ -71,6 +76,7 @@ class Cudnn:
             key=("cudnn network", case.dtype, case.batch, [[a.key for a in b] for b in layers]),
         )
         network = networks[chosen]  # type: ignore[index]
+        network.settle(x)
         reports = tuple(
             LayerReport(
                 name=layer.conv.name, ran="dense", bytes=layer.bytes,
@@ -82,17 +88,26 @@ class Cudnn:
 
 
 class _Layer:
-    """One convolution between activations of one layout, by the algorithm that was fastest."""
+    """One convolution between activations of one layout, by one of its algorithms.
 
-    def __init__(self, conv: Conv, case: Case, layout: Layout) -> None:
+    `chosen` holds the algorithm for every layer of the same key, the fastest at first.
+    """
+
+    def __init__(
+        self, conv: Conv, case: Case, layout: Layout, chosen: dict[Hashable, str] | None = None
+    ) -> None:
         self.conv, self.case, self.layout = conv, case, layout
         own = DenseConv(conv, case.dtype, case.device, layout)
-        algorithms = {f"{name} {layout}": a for name, a in own.algorithms.items()}
+        self.algorithms = {f"{name} {layout}": a for name, a in own.algorithms.items()}
         if tuple(conv.weight.shape[2:]) != (1, 1):
             other: Layout = "NCHW" if layout == "NHWC" else "NHWC"
             turned = DenseConv(conv, case.dtype, case.device, other)
             for name, algorithm in turned.algorithms.items():
-                algorithms[f"{name} {other} turned"] = partial(_turned, algorithm, layout, other)
+                self.algorithms[f"{name} {other} turned"] = partial(
+                    _turned, algorithm, layout, other
+                )
+        if unfolded_bytes(conv, case) > MOST_UNFOLDED:
+            self.algorithms = {n: a for n, a in self.algorithms.items() if UNFOLDED not in n}
         self.bytes = own.weight.numel() * own.weight.element_size()
         shape = (tuple(conv.weight.shape), *own.shape, conv.input_size)
         self.key = (
@@ -101,16 +116,25 @@ class _Layer:
         )  # fmt: skip
         x, residual = sample(conv, case, layout)
         with precision(case.dtype):
-            self.chosen = search.fastest(
-                {name: partial(a, x, residual) for name, a in algorithms.items()}, self.key
+            self.ranked = search.ranking(
+                {name: partial(a, x, residual) for name, a in self.algorithms.items()}, self.key
             )
-            self.algorithm = algorithms[self.chosen]
             # cuDNN's own search happens at the first call: here, not in the first measurement.
-            self.algorithm(x, residual)
+            for name in self.ranked[:ALTERNATIVES]:
+                self.algorithms[name](x, residual)
+        self._chosen: dict[Hashable, str] = {} if chosen is None else chosen
+        self._chosen.setdefault(self.key, self.ranked[0])
 
     @property
     def label(self) -> str:
-        return f"{'cuBLAS' if self.chosen.startswith('gemm') else 'cuDNN'} {self.chosen}"
+        chosen = self._chosen[self.key]
+        return f"{'cuBLAS' if chosen.startswith('gemm') else 'cuDNN'} {chosen}"
+
+    def settled(self) -> _Layer:
+        """Itself, holding no more weights than the chosen algorithm needs."""
+        chosen = self._chosen[self.key]
+        self.algorithms = {chosen: self.algorithms[chosen]}
+        return self
 
     def run(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         kind, memory = TORCH_DTYPE[self.case.dtype], FORMATS[self.layout]
@@ -118,7 +142,7 @@ class _Layer:
         if residual is not None:
             residual = residual.to(kind).contiguous(memory_format=memory)
         with precision(self.case.dtype):
-            return self.algorithm(x, residual)
+            return self.algorithms[self._chosen[self.key]](x, residual)
 
 
 def _turned(
@@ -135,12 +159,22 @@ class _Network:
     """A program whose activations all keep one layout."""
 
     def __init__(self, program: Program, case: Case, layout: Layout) -> None:
-        self.layers = [_Layer(conv, case, layout) for conv in program.convolutions]
-        self._kind, self._format = TORCH_DTYPE[case.dtype], FORMATS[layout]
+        self._chosen: dict[Hashable, str] = {}
+        self.layers = [_Layer(conv, case, layout, self._chosen) for conv in program.convolutions]
+        self._case, self._format = case, FORMATS[layout]
         self._run = chain(program, [layer.run for layer in self.layers])
 
     def run(self, x: Tensor) -> Tensor:
-        return self._run(x.to(self._kind).contiguous(memory_format=self._format))
+        kind = TORCH_DTYPE[self._case.dtype]
+        return self._run(x.to(kind).contiguous(memory_format=self._format))
+
+    def settle(self, x: Tensor) -> None:
+        """Choose again among the fastest algorithms of each layer, by the time of the network."""
+        ranked = {layer.key: layer.ranked[:ALTERNATIVES] for layer in self.layers}
+        key = ("cudnn in a network", [layer.key for layer in self.layers])
+        search.in_context(partial(self.run, x), self._chosen, ranked, key)
+        for layer in self.layers:
+            layer.settled()
 
 
 def fold_biases(program: Program) -> Program:
