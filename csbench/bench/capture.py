@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from csbench.kernels.graphs import forget_failed_capture
+
 Inputs = tuple[Tensor, ...]
 
 _WARM_UP_RUNS = 3  # before capture: libraries choose algorithms and allocate at the first runs
@@ -79,5 +81,5 @@ class Replay:
         except RuntimeError as error:
             self._graphs.clear()
             self._outputs.clear()
-            torch.cuda.synchronize()
+            forget_failed_capture()
             self.note = f"not captured as a CUDA graph: {str(error).splitlines()[0]}"

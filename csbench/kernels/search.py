@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from csbench.core.cache import cache_dir, write_atomically
+from csbench.kernels.graphs import forget_failed_capture
 
 Run = Callable[[], object]
 K = TypeVar("K", bound=Hashable)
@@ -120,12 +121,16 @@ def _capture(run: Run, stream: torch.cuda.Stream, pool: Any, calls: int) -> torc
         run()  # cuDNN's own search and lazy loading happen here
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        graph.capture_begin(pool=pool)
         try:
-            for _ in range(calls):
-                run()
-        finally:
-            graph.capture_end()
+            graph.capture_begin(pool=pool)
+            try:
+                for _ in range(calls):
+                    run()
+            finally:
+                graph.capture_end()
+        except RuntimeError:
+            forget_failed_capture()
+            raise
         graph.replay()
     return graph
 

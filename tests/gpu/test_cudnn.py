@@ -52,7 +52,7 @@ def test_lowered_layer_accepts_both_layouts(layout: str) -> None:
 def test_network_equals_the_reference_and_can_be_captured(dtype: str) -> None:
     model = build("resnet18")
     calibrate(model, (3, 64, 64))
-    program = trace.trace(model, (3, 64, 64), "resnet18")
+    program = trace(model, (3, 64, 64), "resnet18")
     lowered = Cudnn().lower_network(program, case(dtype, batch=2))
     x = torch.randn(2, 3, 64, 64, device="cuda")
     graph = torch.cuda.CUDAGraph()
