@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -42,12 +42,12 @@ class Synthetic:
     """Random images and labels that are on the device before the first step."""
 
     def __init__(self, case: Case, dataset: Dataset, place: Place, seed: int) -> None:
-        draw = torch.Generator().manual_seed(seed)
+        draw = torch.Generator(place.device).manual_seed(seed)
+        how: Any = {"generator": draw, "device": place.device}
 
         def drawn() -> Batch:
-            images = torch.randn(case.batch, *case.input, generator=draw)
-            targets = torch.randint(dataset.classes, (case.batch,), generator=draw)
-            return place.put(images, targets)
+            images = torch.randn(case.batch, *case.input, **how)
+            return place.put(images, torch.randint(dataset.classes, (case.batch,), **how))
 
         self._batches = [drawn() for _ in range(_KEPT)]
         self._turn = cycle(self._batches)

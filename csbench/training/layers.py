@@ -8,6 +8,7 @@ so that layers of one stride, side by side in the buffer, are masked together.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +21,19 @@ from csbench.sparse.network import Plan, plan
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Neighbouring layers whose groups of M lie at the same stride."""
+class Place:
+    """Where a layer, or neighbouring layers of one stride, lie in the flat buffer.
+
+    `stride` counts elements between two members of a group of M; 0 for patterns without groups.
+    """
 
     begin: int
-    end: int
+    size: int
     stride: int
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.size
 
 
 class SparseLayers:
@@ -47,16 +55,15 @@ class SparseLayers:
         # Layers of one stride side by side; the order of the others stays the network's.
         self.names = sorted(carrying, key=lambda key: self._stride(named[key]))
         self.parameters = [named[key] for key in self.names]
-        self.flat = torch.empty(
-            sum(p.numel() for p in self.parameters), device=self.parameters[0].device
-        )
+        self.places = self._placed()
+        self.flat = torch.empty(self.places[-1].end, device=self.parameters[0].device)
         self.mask = torch.ones_like(self.flat, dtype=torch.bool)
         self.masks = self.views(self.mask)
         with torch.no_grad():
             for parameter, view in zip(self.parameters, self.views(self.flat), strict=True):
                 view.copy_(parameter)
                 parameter.data = view
-        self._segments = self._joined()
+        self._segments = _joined(self.places)
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """A flat tensor of all weights as one tensor a layer, shaped as its parameter."""
@@ -65,6 +72,14 @@ class SparseLayers:
             self._shaped(piece, parameter)
             for piece, parameter in zip(pieces, self.parameters, strict=True)
         ]
+
+    def in_order(self, tensor: Tensor | None) -> bool:
+        """Whether a tensor of a parameter's shape lies in memory as it does (None does)."""
+        if tensor is None:
+            return True
+        last = self._channels_last and tensor.ndim == 4
+        order = torch.channels_last if last else torch.contiguous_format
+        return tensor.is_contiguous(memory_format=order)
 
     def choose(self, magnitude: Tensor, n: int) -> None:
         """Keep the n largest of every group of M by `magnitude` (flat), in the mask."""
@@ -89,30 +104,34 @@ class SparseLayers:
         return self.kept_of_group[1]
 
     def _stride(self, parameter: Tensor) -> int:
-        """Elements between two members of a group, in memory; 0 for patterns without groups."""
         if self.spec.name not in ("nm", "cs"):
             return 0
         _, cin, kh, kw = shape_of(parameter)
         _, m, span = group_geometry(self.spec, cin)
         return span // m * (1 if self._channels_last else kh * kw)
 
-    def _joined(self) -> list[Segment]:
-        segments: list[Segment] = []
-        begin = 0
+    def _placed(self) -> list[Place]:
+        places: list[Place] = []
         for parameter in self.parameters:
-            end, stride = begin + parameter.numel(), self._stride(parameter)
-            if segments and segments[-1].stride == stride:
-                segments[-1] = Segment(segments[-1].begin, end, stride)
-            else:
-                segments.append(Segment(begin, end, stride))
-            begin = end
-        return segments
+            begin = places[-1].end if places else 0
+            places.append(Place(begin, parameter.numel(), self._stride(parameter)))
+        return places
 
     def _shaped(self, piece: Tensor, parameter: Tensor) -> Tensor:
         if parameter.ndim != 4 or not self._channels_last:
             return piece.view(parameter.shape)
         cout, cin, kh, kw = parameter.shape
         return piece.view(cout, kh, kw, cin).permute(0, 3, 1, 2)
+
+
+def _joined(places: Sequence[Place]) -> list[Place]:
+    """Neighbours of one stride as one place."""
+    found: list[Place] = []
+    for place in places:
+        if found and found[-1].stride == place.stride:
+            place = Place(found[-1].begin, found.pop().size + place.size, place.stride)
+        found.append(place)
+    return found
 
 
 _MOST_PAIRS = 28  # comparisons up to M = 8; beyond, a sort inside the group is cheaper

@@ -21,7 +21,7 @@ from csbench.errors import CaseTimeout, CsbenchError, UsageError
 from csbench.sparse.network import sparsities
 from csbench.training.memory import out_of_memory, suggestion
 from csbench.training.probe import NotFinite, Probe
-from csbench.training.ranks import RankClock, Ranks
+from csbench.training.ranks import Ranks
 from csbench.training.setup import Options, Setup
 from csbench.training.step import Trainer
 from csbench.training.whole import train
@@ -47,7 +47,7 @@ def measure(
                 if setup.asked.whole:
                     found["training"], trainer = train(setup, say)
                 else:
-                    found |= _probed(setup, stop, clock or _clock(case.device, ranks), env, say)
+                    found |= _probed(setup, stop, clock or _clock(case.device), env, say)
                     trainer = found.pop("trainer")
             found["sparsity"] = _finished(setup, trainer, say)
     except UsageError:
@@ -134,9 +134,8 @@ def _failure(error: Exception, ranks: Ranks) -> tuple[Status, str]:
     return "error", line if isinstance(error, CsbenchError) else f"{type(error).__name__}: {line}"
 
 
-def _clock(device: str, ranks: Ranks) -> Clock:
-    own: Clock = CudaClock() if device == "cuda" else HostClock()
-    return RankClock(own, ranks) if ranks.launched else own
+def _clock(device: str) -> Clock:
+    return CudaClock() if device == "cuda" else HostClock()
 
 
 @contextmanager

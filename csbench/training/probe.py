@@ -10,12 +10,14 @@ import torch
 
 from csbench.bench.clocks import Clock
 from csbench.bench.memory import in_use, peak_of
-from csbench.bench.sampling import Pairs, sample_pairs
+from csbench.bench.sampling import Pairs, sample_alone, sample_pairs
 from csbench.core.stop import StopRule
 from csbench.core.training import EventReport, HeldOut, PhaseReport, TrainingReport
+from csbench.training.clock import step_clock
+from csbench.training.ranks import agreed
 from csbench.training.schedule import Phase
 from csbench.training.setup import Setup
-from csbench.training.split import Marks, split
+from csbench.training.split import Mark, split
 from csbench.training.step import Trainer, plain_loop
 
 VALIDATION = "validation batch"
@@ -24,7 +26,8 @@ LEFT_OUT = (
     "what a longer run meets: thermal limits, other jobs, restarts",
 )  # fmt: skip
 _SPLITS = 5  # steps that are taken apart
-_EVENTS, _EVENT_SECONDS = 3, 20.0  # samples of an event, fewer where they take longer
+_EVENTS, _EVENT_SECONDS = 3, 5.0  # samples of an event, fewer where they take longer
+_SHORT_EVENT_MS = 200.0
 _HELD_LEAST, _HELD_MOST = 4, 200  # steps of the held-out window
 
 
@@ -33,10 +36,12 @@ class NotFinite(Exception):  # noqa: N818 (an outcome of a case)
 
 
 class Probe:
-    """Measures one training case; `clock` is read alike by all ranks."""
+    """Measures one training case by the device's clock, which all ranks read alike."""
 
     def __init__(self, setup: Setup, stop: StopRule, clock: Clock, say: Callable[[str], None]):
-        self._setup, self._stop, self._clock, self._say = setup, stop, clock, say
+        self._setup, self._stop, self._say = setup, stop, say
+        self._clock = agreed(clock, setup.ranks)
+        self._step_clock = agreed(step_clock(clock, setup.case.device), setup.ranks)
         self._source = setup.source()
         self.pairs: dict[str, Pairs] = {}  # by phase, for the record
         self.peak_bytes: int | None = None
@@ -95,7 +100,7 @@ class Probe:
             name = trainer.scheme.event
             events.append(EventReport(name=name, count=phase.updates, samples_ms=tuple(took)))
         step = self._step(trainer)
-        pairs = sample_pairs(self._clock, step, baseline, self._stop, seed=self._setup.options.seed)
+        pairs = self._in_turn(step, baseline)
         self.pairs[phase.name] = pairs
         parts = split(self._marked(trainer), self._setup.case.device, _SPLITS)
         self._insist_on_finite(trainer, phase.name)
@@ -109,11 +114,16 @@ class Probe:
             settled=pairs.settled,
         )
 
-    def _marked(self, trainer: Trainer) -> Callable[[Marks], None]:
-        def step(marks: Marks) -> None:
+    def _in_turn(self, step: Callable[[], None], other: Callable[[], None]) -> Pairs:
+        seed = self._setup.options.seed
+        return sample_pairs(self._step_clock, step, other, self._stop, seed=seed)
+
+    def _marked(self, trainer: Trainer) -> Callable[[Mark | None], None]:
+        def step(mark: Mark | None) -> None:
             batch = self._source.batch()
-            marks("data")
-            trainer.step(batch, mark=marks)
+            if mark:
+                mark("data")
+            trainer.step(batch, mark=mark)
 
         return step
 
@@ -128,9 +138,10 @@ class Probe:
             )
 
     def _events(self, work: Callable[[], object]) -> list[float]:
-        """Samples of work that is rare and may be long: at least one."""
-        found: list[float] = []
+        """Samples of work that is rare and may be long; where it is short, after a warm-up."""
         begun = self._clock.now()
+        first = self._clock.sample(work, 1)
+        found = [] if first < _SHORT_EVENT_MS else [first]
         while len(found) < _EVENTS and (not found or self._clock.now() - begun < _EVENT_SECONDS):
             found.append(self._clock.sample(work, 1))
         return found
@@ -152,6 +163,7 @@ class Probe:
             for update in due:
                 trainer.step(self._source.batch(), sparsity if update else None)
 
+        trainer.step(self._source.batch())  # the window begins on a busy GPU
         measured = self._clock.sample(window, 1)
         self._insist_on_finite(trainer, chosen.name)
         return HeldOut(phase=chosen.name, steps=steps, events=sum(due), measured_ms=measured)
@@ -163,8 +175,7 @@ class Probe:
             return []
         self._say("validation")
         batch = next(self._source.validation())
-        trainer.evaluate(batch)
-        samples = [self._clock.sample(lambda: trainer.evaluate(batch), 1) for _ in range(_EVENTS)]
+        samples = sample_alone(self._step_clock, lambda: trainer.evaluate(batch), _EVENTS)
         count = batches * setup.asked.epochs
         return [EventReport(name=VALIDATION, count=count, samples_ms=tuple(samples))]
 
@@ -186,10 +197,7 @@ class Probe:
             return report
         self._say("the cost of DistributedDataParallel")
         with_ddp, without = setup.dense(parallel=True), setup.dense(parallel=False)
-        pairs = sample_pairs(
-            self._clock, self._step(with_ddp), self._step(without), self._stop,
-            seed=setup.options.seed,
-        )  # fmt: skip
+        pairs = self._in_turn(self._step(with_ddp), self._step(without))
         return msgspec.structs.replace(
             report, ddp_ms=pairs.samples_ms, plain_ms=pairs.baseline_samples_ms
         )

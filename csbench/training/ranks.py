@@ -97,5 +97,10 @@ class RankClock:
         return self._ranks.slowest(self._own.sample(run, count))
 
 
+def agreed(clock: Clock, ranks: Ranks) -> Clock:
+    """The clock as all ranks read it; the clock itself where there is one process alone."""
+    return RankClock(clock, ranks) if ranks.launched else clock
+
+
 def _tensor_device() -> str:
     return "cuda" if dist.get_backend() == "nccl" else "cpu"

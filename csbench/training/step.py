@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from csbench.core.training import Recipe
 from csbench.training.data import Batch
 from csbench.training.schemes import Scheme
+from csbench.training.split import Mark
 
-Mark = Callable[[str], None]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,7 +71,8 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.model, self.scheme, self.how = how.place(model), scheme, how
         self._parallel = parallel
-        network = scheme.attach(self.model, how.channels_last, how.forward_dtype)
+        scheme.attach(self.model, how.channels_last, how.forward_dtype)
+        network = self.model
         if parallel:
             on = [torch.cuda.current_device()] if how.device == "cuda" else None
             network = DistributedDataParallel(network, device_ids=on)
@@ -93,6 +94,7 @@ class Trainer:
             mark("mask")
         with self.how.autocast():
             loss = self._loss(self._network(images), targets)
+        self.scheme.after_forward()
         if mark:
             mark("forward")
         self._scaler.scale(loss).backward()
@@ -100,7 +102,8 @@ class Trainer:
             self._scaler.unscale_(self.optimiser)  # the decay is not scaled like the loss
         if mark:
             mark("backward")
-        self._regularise()
+        with torch.no_grad():
+            self.scheme.before_optimiser()
         if mark:
             mark("regulariser")
         self._scaler.step(self.optimiser)
@@ -109,7 +112,8 @@ class Trainer:
             mark("optimiser")
         if sparsity is not None:
             self.update_masks(sparsity)
-        self._fix_masks()
+        with torch.no_grad():
+            self.scheme.after_optimiser()
         if mark:
             mark("mask")
         self.last_loss = loss.detach()
@@ -127,26 +131,17 @@ class Trainer:
             group["lr"] = rate
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch) -> int:
-        """How many images of a batch are told right, by the weights as masked now."""
+    def evaluate(self, batch: Batch) -> Tensor:
+        """How many images of a batch are told right, by the weights as masked now (a scalar)."""
         self.model.eval()
         self.scheme.before_forward()
         network = self._network.module if self._parallel else self._network
         with self.how.autocast():
             predicted = network(batch[0]).argmax(1)
+        self.scheme.after_forward()
         self.model.train()
-        return int((predicted == batch[1]).sum())
-
-    @torch.no_grad()
-    def _regularise(self) -> None:
-        if self.scheme.spec.name != "dense":
-            parameters = self.scheme.layers.parameters
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            self.scheme.before_optimiser(gradients)
-
-    @torch.no_grad()
-    def _fix_masks(self) -> None:
-        self.scheme.after_optimiser()
+        right: Tensor = (predicted == batch[1]).sum()
+        return right
 
 
 def optimiser(model: nn.Module, recipe: Recipe, device: str) -> torch.optim.SGD:

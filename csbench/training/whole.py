@@ -40,11 +40,11 @@ def train(setup: Setup, say: Callable[[str], None]) -> tuple[TrainingReport, Tra
         loss = setup.ranks.mean(float(torch.stack(losses).mean()))
         if not math.isfinite(loss):
             raise NotFinite(f"the loss is not finite in epoch {epoch + 1}; lower --lr")
-        right, seen = 0.0, 0.0
+        right, seen = torch.zeros((), device=setup.case.device), 0.0
         for batch in source.validation():
             right += trainer.evaluate(batch)
             seen += len(batch[1])
-        accuracy = setup.ranks.mean(right) / max(1e-9, setup.ranks.mean(seen))
+        accuracy = setup.ranks.mean(float(right)) / max(1e-9, setup.ranks.mean(seen))
         found.append(EpochReport(loss=loss, accuracy=accuracy, density=_density(trainer)))
         say(f"epoch {epoch + 1} of {epochs}: loss {loss:.4f}, accuracy {accuracy:.2%}")
     report = TrainingReport(

@@ -30,6 +30,15 @@ class Net(nn.Module):
         return out
 
 
+def awkward() -> nn.Module:
+    """Convolutions whose kernels, channels and sizes fit nothing but groups of 2, 3, 4, 8, 16."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 48, 3), nn.Conv2d(48, 50, 3), nn.Conv2d(48, 7, 1), nn.Conv2d(96, 13, (1, 5)),
+        nn.Conv2d(48, 1, 1), nn.Conv2d(480, 33, (2, 3)), nn.Conv2d(1536, 5, 1), nn.Linear(48, 10),
+    )  # fmt: skip
+
+
 class Greedy(Net):
     """Out of memory above a batch of MOST."""
 

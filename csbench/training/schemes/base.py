@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from csbench.core.pattern import PatternSpec
 from csbench.core.training import Recipe
@@ -19,7 +18,7 @@ _SEARCHED = ("ovw", "shfl-bw")  # row searches decide one row after the other, o
 
 class Scheme:
     """One way to train to a pattern. A step calls, in order: `before_forward`, the network,
-    backward, `before_optimiser`, the optimiser, `after_optimiser`.
+    `after_forward`, backward, `before_optimiser`, the optimiser, `after_optimiser`.
 
     By itself this class keeps a mask fixed: weights outside of it are zero after every step.
     """
@@ -43,13 +42,12 @@ class Scheme:
     def sparsity(self) -> float:
         return self.spec.own_sparsity or 0.0
 
-    def attach(self, model: nn.Module, channels_last: bool, dtype: torch.dtype) -> nn.Module:
-        """Take hold of the model's weights; the module that is to be called instead of it.
+    def attach(self, model: nn.Module, channels_last: bool, dtype: torch.dtype) -> None:
+        """Take hold of the model's weights; `dtype` is what the forward pass computes in.
 
         Raises PatternError where no layer can carry the pattern.
         """
         self._layers = SparseLayers(model, self.spec, channels_last)
-        return model
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         """The schedule of `steps` steps."""
@@ -62,8 +60,11 @@ class Scheme:
     def before_forward(self) -> None:
         """Work before the network runs."""
 
-    def before_optimiser(self, gradients: Sequence[Tensor]) -> None:
-        """Work on the gradients of the sparse layers, in the order of `layers.parameters`."""
+    def after_forward(self) -> None:
+        """What follows the network's run at once; the backward pass is still to come."""
+
+    def before_optimiser(self) -> None:
+        """Work on the gradients of the sparse layers."""
 
     def after_optimiser(self) -> None:
         """Work on the updated weights."""

@@ -18,8 +18,8 @@ class Dense(Scheme):
     recipe = Recipe(scheme="Training from scratch", method="none")
     own_epochs = 90
 
-    def attach(self, model: nn.Module, channels_last: bool, dtype: torch.dtype) -> nn.Module:
-        return model
+    def attach(self, model: nn.Module, channels_last: bool, dtype: torch.dtype) -> None:
+        """No weight is taken hold of."""
 
     def phases(self, steps: int) -> tuple[Phase, ...]:
         return (Phase("dense", steps, 1.0),)

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from csbench.training.layers import SparseLayers
 from csbench.training.schemes.nm import NM
 
 
@@ -25,29 +23,13 @@ class NMArgsort(NM):
 
     name = "nm-argsort"
 
-    def attach(self, model: nn.Module, channels_last: bool, dtype: torch.dtype) -> nn.Module:
-        self._layers = SparseLayers(model, self.spec, channels_last)
-        return _Sorting(model, self._layers)
+    def masked_weights(self) -> Sequence[Tensor]:
+        n, m = self.layers.kept_of_group
+        decay = self.recipe.decay
+        return [_Sorted.apply(p, n, m, decay) for p in self.layers.parameters]  # type: ignore[no-untyped-call]
 
-    def before_forward(self) -> None:
-        """Everything happens in the forward and backward pass."""
-
-    def before_optimiser(self, gradients: Sequence[Tensor]) -> None:
+    def before_optimiser(self) -> None:
         """The decay is in the gradient already."""
-
-
-class _Sorting(nn.Module):
-    def __init__(self, model: nn.Module, layers: SparseLayers) -> None:
-        super().__init__()
-        self.model = model
-        self._names, self._own, self._kept = layers.names, layers.parameters, layers.kept_of_group
-
-    def forward(self, images: Tensor) -> Any:
-        used = {
-            name: _Sorted.apply(weight, *self._kept, NM.recipe.decay)  # type: ignore[no-untyped-call]
-            for name, weight in zip(self._names, self._own, strict=True)
-        }
-        return functional_call(self.model, used, (images,))
 
 
 class _Sorted(torch.autograd.Function):
