@@ -12,28 +12,26 @@ from torch import Tensor
 from csbench.backends.cs import throughput as gpu_cs_throughput
 from csbench.backends.cs.throughput_layer import Layer, Stem, kind_of
 from csbench.core.case import Case
-from csbench.core.pattern import PatternSpec
+from csbench.core.pattern import PatternSpec, parse
 from csbench.graph import reference, trace
 from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program
 from csbench.kernels.wgmma import halo, launch
 from csbench.kernels.wgmma.halo import Halo
-from csbench.kernels.wgmma.pack import fits_2_4, order, pack, pack_stem, pack_stem_pool
+from csbench.kernels.wgmma.pack import pack, pack_stem, pack_stem_pool
 from csbench.kernels.wgmma.stem import stem_options
 from csbench.kernels.wgmma.tile import Kind, candidates, options
 from csbench.models import build, calibrate
 from csbench.sparse.network import sparsify_state
+from csbench.sparse.patterns import for_spec
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 2e-3, "bf16": 2e-2}
 
 
-def complementary(weight: Tensor, m: int) -> Tensor:
-    """The weight with the largest of every M input channels Cin / M apart kept."""
-    cout, cin, kh, kw = weight.shape
-    groups = weight.abs().reshape(cout, m, cin // m, kh, kw)
-    kept = torch.zeros_like(groups).scatter_(1, groups.argmax(1, keepdim=True), 1.0)
-    return weight * kept.reshape(weight.shape)
+def pruned(weight: Tensor, pattern: str) -> Tensor:
+    """The weight under a pattern that it can carry."""
+    return weight * for_spec(parse(pattern)).mask(weight)
 
 
 def decode(data: Tensor, sparse: bool) -> Tensor:
@@ -61,28 +59,16 @@ def decode(data: Tensor, sparse: bool) -> Tensor:
     return out
 
 
-@pytest.mark.parametrize("channels", [16, 48, 64, 192, 36, 30, 17])
-def test_order_is_a_permutation_that_joins_groups(channels: int) -> None:
-    places = order(channels)
-    assert sorted(places[:channels].tolist()) == list(range(channels))
-    assert (places[channels:] == -1).all()
-    for m in (2, 4, 8, 16):
-        if channels % 16 == 0:
-            groups = places[:channels].reshape(-1, m) % (channels // m)
-            assert (groups == groups[:, :1]).all()
-
-
-@pytest.mark.parametrize("m", [2, 4, 8, 16])
-def test_packed_sparse_weights_decode(m: int) -> None:
-    weight = complementary(torch.randn(72, 80, 3, 1), m)
+@pytest.mark.parametrize("pattern", ["nm:2:4", "nm:1:2", "nm:1:4", "nm:2:8", "nm:1:16"])
+def test_packed_sparse_weights_decode(pattern: str) -> None:
+    weight = pruned(torch.randn(72, 80, 3, 1), pattern)
     packed = pack(weight, sparse=True, planes=1, dtype=torch.float16)
     dense = pack(weight, sparse=False, planes=1, dtype=torch.float16)
     assert torch.equal(decode(packed.data, True), decode(dense.data, False))
     rows = decode(dense.data, False).transpose(1, 2).reshape(128, 3, 128)
     rows = rows * packed.unscale.double()[:, None, None]
-    expected = weight[order(72)[:72].long()][:, order(80)[:80].long()]
     got = rows[:72, :, :80].permute(0, 2, 1)[..., None]
-    assert torch.allclose(got, expected.double(), rtol=2**-11, atol=0)
+    assert torch.allclose(got, weight.double(), rtol=2**-11, atol=0)
     assert rows[72:].abs().sum() == 0
 
 
@@ -93,14 +79,8 @@ def test_two_planes_carry_float32() -> None:
     total = (decode(packed.data, False) + decode(low, False))[0, 0] * packed.unscale.double()[
         :, None
     ]
-    expected = weight[order(64).long()][:, order(64).long(), 0, 0].double()
+    expected = weight[:, :, 0, 0].double()
     assert (total - expected).abs().max() <= 2.0**-22 * expected.abs().max()
-
-
-def test_only_2_4_is_called_2_4() -> None:
-    weight = torch.randn(32, 64, 1, 1)
-    assert not fits_2_4(weight)
-    assert all(fits_2_4(complementary(weight, m)) for m in (2, 4, 8, 16))
 
 
 def test_stem_fragments_hold_every_weight_once() -> None:
@@ -111,7 +91,7 @@ def test_stem_fragments_hold_every_weight_once() -> None:
     rows = packed.data.double().permute(0, 1, 7, 4, 2, 6, 5, 8, 3).reshape(64, 176)
     rows = rows * packed.unscale.double()[:, None]
     runs = rows[:, :168].reshape(64, 7, 24)[..., :21].reshape(64, 7, 7, 3).permute(0, 3, 1, 2)
-    assert torch.allclose(runs, weight[order(64).long()].double(), rtol=2**-11, atol=0)
+    assert torch.allclose(runs, weight.double(), rtol=2**-11, atol=0)
 
 
 def test_core_matrices_hold_every_weight_once() -> None:
@@ -122,7 +102,7 @@ def test_core_matrices_hold_every_weight_once() -> None:
     rows = packed.data.double().permute(0, 1, 4, 5, 2, 3, 6).reshape(64, 7, 8, 4)
     rows = rows * packed.unscale.double()[:, None, None, None]
     taps = rows[:, :, :7, :3].permute(0, 3, 1, 2)
-    assert torch.allclose(taps, weight[order(64).long()].double(), rtol=2**-11, atol=0)
+    assert torch.allclose(taps, weight.double(), rtol=2**-11, atol=0)
     assert rows[:, :, 7].abs().sum() == 0
     assert rows[..., 3].abs().sum() == 0
 
@@ -172,19 +152,19 @@ def case(dtype: str, batch: int) -> Case:
 
 
 def layer(
-    cin: int, cout: int, size: tuple[int, int], kernel: int = 1, stride: int = 1, m: int = 2,
-    residual: bool = False, relu: bool = True, dilation: int = 1,
+    cin: int, cout: int, size: tuple[int, int], kernel: int = 1, stride: int = 1,
+    pattern: str = "nm:2:4", residual: bool = False, relu: bool = True, dilation: int = 1,
 ) -> Conv:  # fmt: skip
     padding = kernel // 2 * dilation
     reach = (kernel - 1) * dilation + 1
     out = tuple((s + 2 * padding - reach) // stride + 1 for s in size)
     weight = torch.randn(cout, cin, kernel, kernel) * (2 / (cin * kernel**2)) ** 0.5
     return Conv(
-        name="layer", weight=complementary(weight, m), bias=torch.randn(cout),
+        name="layer", weight=pruned(weight, pattern), bias=torch.randn(cout),
         stride=(stride, stride), padding=(padding, padding), dilation=(dilation, dilation),
         groups=1, activation="relu" if relu else "none", residual=residual,
         input_size=(cin, *size), output_size=(cout, out[0], out[1]),
-        pattern=PatternSpec("cs", (m,)),
+        pattern=parse(pattern),
     )  # fmt: skip
 
 
@@ -192,18 +172,18 @@ AWKWARD = [
     (3, layer(64, 128, (7, 7))),
     (3, layer(48, 80, (7, 5), kernel=3, residual=True)),
     (3, layer(128, 256, (15, 13), kernel=3, stride=2, relu=False)),
-    (2, layer(256, 512, (14, 14), stride=2, m=4, relu=False)),
-    (3, layer(512, 512, (7, 7), kernel=3, m=16, residual=True)),
-    (5, layer(192, 320, (9, 9), residual=True, m=8)),
+    (2, layer(256, 512, (14, 14), stride=2, pattern="nm:1:4", relu=False)),
+    (3, layer(512, 512, (7, 7), kernel=3, pattern="nm:1:16", residual=True)),
+    (5, layer(192, 320, (9, 9), residual=True, pattern="nm:1:8")),
     (9, layer(64, 64, (20, 20), kernel=3, residual=True)),
     (1, layer(32, 64, (11, 30), kernel=5, stride=3, dilation=2)),
     (16, layer(2048, 1000, (1, 1), relu=False)),
     # More tiles than multiprocessors: buffers are used again and again.
     (16, layer(64, 256, (56, 56), relu=False)),
-    (16, layer(64, 256, (56, 56), m=4, residual=True)),
+    (16, layer(64, 256, (56, 56), pattern="nm:1:4", residual=True)),
     (40, layer(64, 64, (33, 35), kernel=3)),
     (21, layer(64, 128, (56, 56), kernel=3, residual=True)),
-    (2, layer(48, 64, (5, 63), kernel=3, m=8, relu=False)),
+    (2, layer(48, 64, (5, 63), kernel=3, pattern="nm:1:8", relu=False)),
 ]
 
 
@@ -246,9 +226,9 @@ def test_every_tile_on_awkward_shapes(poisoned: None, batch: int, conv: Conv, dt
 @hopper
 @pytest.mark.parametrize("dtype", ["fp32", "tf32", "fp16", "bf16"])
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
-def test_lowered_layer(dtype: str, memory: torch.memory_format, size: float) -> None:
-    conv = layer(64, 96, (10, 9), kernel=3, m=4, residual=True)
+@pytest.mark.parametrize(("size", "pattern"), [(1e-3, "cs:2"), (1.0, "nm:2:4"), (1e4, "cs:4:16")])
+def test_lowered_layer(dtype: str, memory: torch.memory_format, size: float, pattern: str) -> None:
+    conv = layer(64, 96, (10, 9), kernel=3, pattern=pattern, residual=True)
     if dtype in ("fp16", "bf16") and size > 1:
         pytest.skip("beyond the precision's own range")
     lowered = gpu_cs_throughput.lower(conv, case(dtype, 4))
@@ -280,7 +260,7 @@ def test_first_layers(
     poisoned: None, batch: int, cin: int, cout: int, size: tuple[int, int], kernel: int,
     stride: int, pool: bool, dtype: str,
 ) -> None:  # fmt: skip
-    conv = layer(cin, cout, size, kernel, stride, m=1)
+    conv = layer(cin, cout, size, kernel, stride, "cs:1")
     x = torch.randn(batch, *conv.input_size)
     expected = reference.convolution(conv, x)
     if pool:
@@ -309,10 +289,10 @@ def test_overflow_is_never_silent() -> None:
     assert not torch.isfinite(out).any()
 
 
-def sparse_program(m: int) -> Program:
+def sparse_program(pattern: str) -> Program:
     model = build("resnet18", seed=3, num_classes=10)
     calibrate(model, (3, 64, 64))
-    state, plan = sparsify_state(model.state_dict(), PatternSpec("cs", (m,)))
+    state, plan = sparsify_state(model.state_dict(), parse(pattern))
     model.load_state_dict(state)
     carried = {name: spec for name, spec in plan.items() if isinstance(spec, PatternSpec)}
     return attach(trace(model, (3, 64, 64), "resnet18"), carried)
@@ -321,9 +301,9 @@ def sparse_program(m: int) -> Program:
 @pytest.mark.gpu
 @hopper
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("m", [2, 16])
-def test_whole_network(dtype: str, m: int) -> None:
-    program = sparse_program(m)
+@pytest.mark.parametrize("pattern", ["cs:2", "cs:16", "cs:4:32", "nm:2:4"])
+def test_whole_network(dtype: str, pattern: str) -> None:
+    program = sparse_program(pattern)
     network = gpu_cs_throughput.lower_network(program, case(dtype, 5))
     assert network is not None
     assert {report.name for report in network.layers} == {c.name for c in program.convolutions}
@@ -337,7 +317,7 @@ def test_whole_network(dtype: str, m: int) -> None:
 @pytest.mark.gpu
 @hopper
 def test_dense_on_purpose() -> None:
-    program = sparse_program(4)
+    program = sparse_program("cs:4")
     network = gpu_cs_throughput.lower_network(program, case("fp32", 2), sparse=False)
     assert network is not None
     assert {report.ran for report in network.layers} == {"dense"}

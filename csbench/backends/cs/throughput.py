@@ -1,4 +1,6 @@
-"""`cs` on a GPU at batch 16 and above: sparse tensor cores by wgmma (kernels/wgmma/conv.cu).
+"""2:4 weights on a GPU at batch 16 and above: sparse tensor cores by wgmma (wgmma/conv.cu).
+
+Groups of `cs` become neighbours by an order of the input channels, those of `nm` are neighbours.
 
 fp32 (and tf32) numbers are sums of two halves with a power of two per tensor as scale; a value
 beyond fp16's range in scaled form becomes infinite or NaN in the result, never silently wrong.
@@ -6,6 +8,7 @@ beyond fp16's range in scaled form becomes infinite or NaN in the result, never 
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import torch
@@ -15,10 +18,10 @@ from csbench.backends.base import LoweredConv
 from csbench.backends.cs.throughput_layer import FULL, Layer, kind_of
 from csbench.backends.cs.throughput_network import lower_network
 from csbench.core.case import Case
+from csbench.graph.permute import joining
 from csbench.graph.program import Conv
-from csbench.kernels import nvrtc
+from csbench.kernels import nvrtc, two_of_four
 from csbench.kernels.wgmma import launch
-from csbench.kernels.wgmma.pack import fits_2_4
 
 __all__ = ["lower", "lower_network", "missing", "why_not"]
 
@@ -38,8 +41,8 @@ def missing() -> str | None:
 def why_not(conv: Conv, case: Case) -> str | None:
     """The reason this layer cannot run here; None when it can. Without a pattern it runs dense."""
     reason = why_not_at_all(conv, case)
-    if reason is None and conv.pattern is not None and not fits_2_4(conv.weight):
-        return f"sparse tensor cores take cs:M, M >= 2; {conv.pattern} leaves more than 2 of 4"
+    if reason is None and conv.pattern is not None and not two_of_four.fits(_joined(conv).weight):
+        return f"sparse tensor cores take 2 of 4 neighbours; {conv.pattern} keeps more of some"
     return reason
 
 
@@ -65,29 +68,40 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     input: a bound of the result follows from the largest |x| and the rows' sums of |w|.
     """
     kind = kind_of(case.dtype, sparse=conv.pattern is not None)
-    layer = Layer(conv, kind, case.device)
+    layer = Layer(_joined(conv), kind, case.device)
+    places = launch.places(joining([conv.pattern])(conv.weight.shape[1]), case.device)
     x = torch.randn(case.batch, *conv.input_size, device=case.device)
     y = torch.randn(case.batch, *conv.output_size, device=case.device) if conv.residual else None
     one = torch.ones((), device=case.device)
     layer.choose(launch.pack(x, kind, one), None if y is None else launch.pack(y, kind, one))
-    run = partial(_run_split if kind.planes == 2 else _run, layer, torch.ones_like(one))
+    run = partial(_run_split if kind.planes == 2 else _run, layer, places, torch.ones_like(one))
     return LoweredConv(run=run, weight_bytes=layer.stored_bytes, algorithm=layer.algorithm)
 
 
-def _run(layer: Layer, one: Tensor, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    packed = launch.pack(x, layer.kind, one)
+def _joined(conv: Conv) -> Conv:
+    """The layer with its input channels in the order that makes its groups neighbours."""
+    order = joining([conv.pattern])(conv.weight.shape[1])
+    return dataclasses.replace(conv, weight=conv.weight[:, order])
+
+
+def _run(
+    layer: Layer, places: Tensor, one: Tensor, x: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    packed = launch.pack(x, layer.kind, one, places)
     added = None if residual is None else launch.pack(residual, layer.kind, one)
     out = layer.run(packed, added)
     return launch.unpack(out, layer.geometry.cout, layer.kind, one, x.dtype)
 
 
-def _run_split(layer: Layer, one: Tensor, x: Tensor, residual: Tensor | None = None) -> Tensor:
+def _run_split(
+    layer: Layer, places: Tensor, one: Tensor, x: Tensor, residual: Tensor | None = None
+) -> Tensor:
     peak = _peak(x)
     bound = layer.gain * peak + layer.bias_peak
     if residual is not None:
         bound = bound + _peak(residual)
     gain_x, gain_out = FULL * _power_below(1 / peak), FULL * _power_below(1 / bound)
-    packed = launch.pack(x, layer.kind, gain_x)
+    packed = launch.pack(x, layer.kind, gain_x, places)
     added = None if residual is None else launch.pack(residual, layer.kind, gain_out)
     scale, bias = layer.unscale * (gain_out / gain_x), layer.bias * gain_out
     out = layer.convolve(layer.tile, packed, added, scale, bias)

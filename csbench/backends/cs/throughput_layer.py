@@ -14,7 +14,7 @@ from csbench.kernels import nvrtc, search
 from csbench.kernels.wgmma import halo, launch
 from csbench.kernels.wgmma.halo import Halo
 from csbench.kernels.wgmma.launch import Geometry
-from csbench.kernels.wgmma.pack import BLOCK, order, pack, pack_stem, pack_stem_pool, padded
+from csbench.kernels.wgmma.pack import BLOCK, pack, pack_stem, pack_stem_pool, padded
 from csbench.kernels.wgmma.stem import stem, stem_pool
 from csbench.kernels.wgmma.tile import Kind, Tile, candidates, options
 
@@ -149,9 +149,8 @@ class Stem:
 
 
 def stored_rows(values: Tensor) -> Tensor:
-    """One number an output channel, in storage order, zero where it is padding."""
-    where = order(len(values)).long()
-    return torch.where(where >= 0, values.float()[where.clamp_min(0)], 0.0)
+    """One number an output channel, zero where it is padding."""
+    return torch.nn.functional.pad(values.float(), (0, padded(len(values)) - len(values)))
 
 
 def compile_all(kind: Kind, tiles: Iterable[Tile | Halo]) -> None:

@@ -1,5 +1,6 @@
 """Whole networks on the wgmma kernels: activations stay packed from the stem to the classifier.
 
+The program's channels are reordered first, so that the groups of its patterns are neighbours.
 Every convolution runs on these kernels, sparse where its weights allow it and else dense; pooling
 too. Any other operation gets its inputs in torch's layout and is packed again where a layer reads.
 """
@@ -20,9 +21,10 @@ from csbench.backends.cs.pooling import is_global_mean, max_window
 from csbench.backends.cs.throughput_layer import TORCH_DTYPE, Layer, Stem, geometry, kind_of
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
+from csbench.graph.permute import joining, permute
 from csbench.graph.program import Conv, Program, Step
+from csbench.kernels import two_of_four
 from csbench.kernels.wgmma import launch
-from csbench.kernels.wgmma.pack import fits_2_4
 from csbench.kernels.wgmma.stem import STEM_POOL, stem_fits, stem_pool_fits
 
 # The largest calibrated magnitude is stored as 2^8, so inputs may grow 2^7 times before fp16's
@@ -49,6 +51,7 @@ def lower_network(program: Program, case: Case, *, sparse: bool = True) -> Lower
 
     if any(why_not_at_all(conv, case) for conv in program.convolutions):
         return None
+    program = permute(program, joining(conv.pattern for conv in program.convolutions))
     return _Lowering(program, case, sparse).network()
 
 
@@ -103,7 +106,7 @@ class _Lowering:
         scales = (
             self.stored[inputs[0]].scale, self.stored[inputs[-1]].scale, stored.scale,
         )  # fmt: skip
-        sparse = self.sparse and conv.pattern is not None and fits_2_4(conv.weight)
+        sparse = self.sparse and conv.pattern is not None and two_of_four.fits(conv.weight)
         layer = Layer(conv, self.dense_kind._replace(sparse=sparse), self.case.device, scales)
         layer.choose(*self._samples(conv))
         self._add(step.output, stored, layer.run, inputs)

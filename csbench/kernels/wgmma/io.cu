@@ -1,5 +1,5 @@
 // What stands around the convolutions of wgmma/conv.cu, on its activation format (NHWC, 16-bit,
-// channels permuted and padded to 64; two planes: per pixel 64 high then 64 low channels):
+// channels padded to 64; two planes: per pixel 64 high then 64 low channels):
 // conversion from and to torch's layouts, max pooling, global average pooling.
 //
 // Set by -D: CS_BF16 CS_PLANES CS_PLAIN (the plain tensors' type: 0 float, 1 fp16, 2 bf16)

@@ -2,7 +2,8 @@
 
 A packed activation is a tensor [N, H, W, planes * padded channels] of fp16 or bf16; with two
 planes every 64 channels are 64 high halves and then 64 low ones, and a number is their sum over
-the activation's scale. Work goes to torch's current stream.
+the activation's scale. Channels stand as they come unless `pack` is given another order. Work
+goes to torch's current stream.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from csbench.kernels import nvrtc
 from csbench.kernels.wgmma import maps
-from csbench.kernels.wgmma.pack import BLOCK, order, padded
+from csbench.kernels.wgmma.pack import BLOCK, padded
 from csbench.kernels.wgmma.tile import Kind, Tile, kernel
 
 Pair = tuple[int, int]
@@ -104,12 +105,16 @@ def _image(x: Tensor) -> _Image:
     return _Image(*x.stride(), *x.shape)
 
 
-def pack(x: Tensor, kind: Kind, gain: Tensor) -> Tensor:
-    """gain * x (NCHW of any strides, float32, float16 or bfloat16) as a packed activation."""
+def pack(x: Tensor, kind: Kind, gain: Tensor, order: Tensor | None = None) -> Tensor:
+    """gain * x (NCHW of any strides, float32, float16 or bfloat16) as a packed activation.
+
+    `order` of `places` is where its channels go.
+    """
     n, c, h, w = x.shape
     out = empty(kind, n, h, w, c, x.device)
     grid = (-(-n * h * w // _IO_PIXELS), padded(c) // BLOCK)
-    arguments = [x, out, _order(c, x.device), gain, _image(x)]
+    order = _natural(c, x.device) if order is None else order
+    arguments = [x, out, order, gain, _image(x)]
     _io_kernel("pack", kind, x.dtype).launch(grid, 256, arguments, overlap=True)
     return out
 
@@ -119,7 +124,7 @@ def unpack(packed: Tensor, channels: int, kind: Kind, gain: Tensor, like: torch.
     n, h, w, _ = packed.shape
     out = torch.empty(n, channels, h, w, dtype=like, device=packed.device)
     grid = (-(-n * h * w // _IO_PIXELS), padded(channels) // BLOCK)
-    arguments = [packed, out, _order(channels, packed.device), gain, _image(out)]
+    arguments = [packed, out, _natural(channels, packed.device), gain, _image(out)]
     _io_kernel("unpack", kind, like).launch(grid, 256, arguments, overlap=True)
     return out
 
@@ -130,9 +135,15 @@ def empty(kind: Kind, n: int, h: int, w: int, c: int, device: torch.device) -> T
     return torch.empty(n, h, w, kind.planes * padded(c), dtype=dtype, device=device)
 
 
+def places(order: Tensor, device: torch.device | str) -> Tensor:
+    """An order of channels for `pack`: the channel at each place, -1 where it is padding."""
+    padding = padded(len(order)) - len(order)
+    return torch.nn.functional.pad(order, (0, padding), value=-1).int().to(device)
+
+
 @functools.cache
-def _order(channels: int, device: torch.device) -> Tensor:
-    return order(channels).to(device)
+def _natural(channels: int, device: torch.device) -> Tensor:
+    return places(torch.arange(channels), device)
 
 
 def _io_kernel(name: str, kind: Kind, plain: torch.dtype) -> nvrtc.Kernel:

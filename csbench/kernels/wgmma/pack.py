@@ -1,16 +1,13 @@
-"""Weights of the wgmma kernels: channels in an order that makes `cs` groups neighbours, 2:4 packed.
-
-One order serves every M: channel j * C / 16 + g goes to position 16 * g + bitreverse(j), so the
-candidates of cs:2, 4, 8 and 16 are runs of 2, 4, 8 and 16 neighbours. It depends on C alone.
-"""
+"""Weights of the wgmma kernels: dense, or 2:4 compressed as tensor cores read them."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from csbench.kernels.two_of_four import positions
 
 BLOCK = 64  # channels of one k-step, rows of one matrix instruction
 _TOP = 14  # weights of a row are scaled to just below 2 ** 14, so their low halves keep all bits
@@ -21,29 +18,12 @@ def padded(channels: int) -> int:
     return -(-channels // BLOCK) * BLOCK
 
 
-@functools.cache
-def order(channels: int) -> Tensor:
-    """order[position] is the channel stored there, -1 where it is padding (int32, all of them)."""
-    run = next(m for m in (16, 8, 4, 2, 1) if channels % m == 0)
-    bits = run.bit_length() - 1
-    reverse = [int(f"{j:0{bits}b}"[::-1], 2) if bits else 0 for j in range(run)]
-    groups = torch.arange(channels // run)[:, None]
-    channel = (torch.tensor(reverse)[None] * (channels // run) + groups).reshape(-1)
-    return torch.nn.functional.pad(channel, (0, padded(channels) - channels), value=-1).int()
-
-
 def arranged(weight: Tensor) -> Tensor:
-    """OIHW weights as [padded Cout, taps, padded Cin] float64, both sides in storage order."""
+    """OIHW weights as [padded Cout, taps, padded Cin] float64."""
     cout, cin, kh, kw = weight.shape
-    taps = weight.double().permute(0, 2, 3, 1).reshape(cout, kh * kw, cin)
     full = torch.zeros(padded(cout), kh * kw, padded(cin), dtype=torch.float64)
-    full[:cout, :, :cin] = taps[order(cout)[:cout].long()][..., order(cin)[:cin].long()]
+    full[:cout, :, :cin] = weight.double().permute(0, 2, 3, 1).reshape(cout, kh * kw, cin)
     return full
-
-
-def fits_2_4(weight: Tensor) -> bool:
-    """Whether at most two of every four neighbours in storage order are not zero."""
-    return int(_split(arranged(weight) != 0, -1, 4).sum(-1).max()) <= 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +46,7 @@ class PackedWeights:
 def pack(weight: Tensor, *, sparse: bool, planes: int, dtype: torch.dtype) -> PackedWeights:
     """Pack OIHW float32 weights for tensor cores as numbers of `dtype`, or sums of two of them.
 
-    With `sparse` the weights must satisfy fits_2_4.
+    With `sparse` at most two of four neighbouring input channels may be kept at a tap.
     """
     rows = arranged(weight)
     scaled, unscale = _scaled(rows.flatten(1))
@@ -87,17 +67,10 @@ def _compress(blocks: Tensor) -> tuple[Tensor, Tensor]:
     16 columns (`half` of k32 `step`) four bits a chunk, row `row` low and row + 8 high.
     """
     chunks = _split(blocks, 16, 4)
-    kept = chunks != 0
-    count = kept.sum(-1)
-    first = kept.int().argmax(-1)
-    last = 3 - kept.flip(-1).int().argmax(-1)
-    alone = count == 1  # takes a zero neighbour as its partner
-    low = torch.where(alone, first.clamp_max(2), torch.where(count == 0, 0, first))
-    high = torch.where(alone, first.clamp_max(2) + 1, torch.where(count == 0, 1, last))
-    both = torch.stack([low, high], -1)
+    both = positions(chunks)
     values = chunks.gather(-1, both).flatten(-2)
     shifts = torch.tensor([0, 4, 8, 12])
-    halves = (_split(low | high << 2, 4, 4) << shifts).sum(-1)
+    halves = (_split(both[..., 0] | both[..., 1] << 2, 4, 4) << shifts).sum(-1)
     by_row = halves.reshape(*halves.shape[:2], 4, 2, 8, 2, 2)  # warp, +8, row, step, half
     words = (by_row[:, :, :, 0] | by_row[:, :, :, 1] << 16).flatten(2)
     data = torch.stack([words >> shift & 255 for shift in (0, 8, 16, 24)], -1)
@@ -157,10 +130,9 @@ def pack_stem_pool(weight: Tensor, *, planes: int, dtype: torch.dtype) -> Packed
 
 
 def _columns(weight: Tensor, channels: int) -> Tensor:
-    """OIHW as [Cout in storage order, kh, kw, channels] float64, the channels padded."""
-    cout, cin = weight.shape[:2]
-    rows = weight.double().permute(0, 2, 3, 1)[order(cout)[:cout].long()]
-    return torch.nn.functional.pad(rows, (0, channels - cin))
+    """OIHW as [Cout, kh, kw, channels] float64, the channels padded."""
+    rows = weight.double().permute(0, 2, 3, 1)
+    return torch.nn.functional.pad(rows, (0, channels - weight.shape[1]))
 
 
 def _split_rows(rows: Tensor, planes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
