@@ -11,6 +11,7 @@ from csbench.backends.dense.algorithms import FORMATS, TORCH_DTYPE, DenseConv, p
 from csbench.backends.dense.cudnn import Cudnn, fold_biases
 from csbench.graph import reference, trace
 from csbench.graph.program import Program, Step
+from csbench.kernels import search
 from csbench.models import build, calibrate
 from tests.gpu.shapes import AWKWARD, TOLERANCE, case, convolution
 
@@ -64,6 +65,26 @@ def test_network_equals_the_reference_and_can_be_captured(dtype: str) -> None:
     assert error < 5 * TOLERANCE[dtype]
     assert {r.ran for r in lowered.layers} == {"dense"}
     assert len(lowered.layers) == len(program.convolutions)
+
+
+@pytest.mark.gpu
+def test_what_was_searched_before_is_built_without_measuring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = build("resnet18")
+    calibrate(model, (3, 64, 64))
+    program = trace(model, (3, 64, 64), "resnet18")
+    conv = program.convolutions[1]
+    first = Cudnn().lower_network(program, case(batch=2)), Cudnn().lower(conv, case(batch=2))
+
+    def measure(*_: object) -> None:
+        raise AssertionError("it was measured again")
+
+    monkeypatch.setattr(search, "measure", measure)
+    monkeypatch.setattr(search, "_network_ms", measure)
+    again = Cudnn().lower_network(program, case(batch=2)), Cudnn().lower(conv, case(batch=2))
+    assert again[0].layers == first[0].layers
+    assert again[1].algorithm == first[1].algorithm
 
 
 @pytest.mark.gpu

@@ -1,0 +1,138 @@
+"""`cudnn` in one memory layout: a layer by its fastest algorithm, a network of such layers."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from csbench.backends.chain import chain
+from csbench.backends.dense.algorithms import (
+    FORMATS,
+    TORCH_DTYPE,
+    UNFOLDED,
+    Algorithm,
+    DenseConv,
+    Layout,
+    precision,
+    sample,
+    unfolded_bytes,
+)
+from csbench.core.case import Case
+from csbench.graph.program import Conv, Program
+from csbench.kernels import search
+
+ALTERNATIVES = 3  # of each layer's algorithms alone, tried again in the network
+MOST_UNFOLDED = 2**26  # bytes of copied windows; far beyond the caches a copy cannot pay
+
+
+class Layer:
+    """One convolution between activations of one layout, by one of its algorithms.
+
+    `chosen` holds the algorithm for every layer of the same key, the fastest at first; `known` is
+    what an earlier search came to, and saves this one.
+    """
+
+    def __init__(
+        self, conv: Conv, case: Case, layout: Layout, known: str | None = None,
+        chosen: dict[Hashable, str] | None = None,
+    ) -> None:  # fmt: skip
+        self.conv, self.case, self.layout = conv, case, layout
+        own = DenseConv(conv, case.dtype, case.device, layout)
+        self.algorithms = {f"{name} {layout}": a for name, a in own.algorithms.items()}
+        if tuple(conv.weight.shape[2:]) != (1, 1):
+            other: Layout = "NCHW" if layout == "NHWC" else "NHWC"
+            turned = DenseConv(conv, case.dtype, case.device, other)
+            for name, algorithm in turned.algorithms.items():
+                self.algorithms[f"{name} {other} turned"] = partial(
+                    _turned, algorithm, layout, other
+                )
+        if unfolded_bytes(conv, case) > MOST_UNFOLDED:
+            self.algorithms = {n: a for n, a in self.algorithms.items() if UNFOLDED not in n}
+        self.bytes = own.weight.numel() * own.weight.element_size()
+        self.key = (*key_of(conv, case), layout)
+        x, residual = sample(conv, case, layout)
+        with precision(case.dtype):
+            runs = {name: partial(a, x, residual) for name, a in self.algorithms.items()}
+            self.ranked = search.ranking(runs, self.key) if known is None else [known]
+            # cuDNN's own search happens at the first call: here, not in the first measurement.
+            for name in self.ranked[:ALTERNATIVES]:
+                self.algorithms[name](x, residual)
+        self._chosen: dict[Hashable, str] = {} if chosen is None else chosen
+        self._chosen.setdefault(self.key, self.ranked[0])
+
+    @property
+    def chosen(self) -> str:
+        return self._chosen[self.key]
+
+    @property
+    def label(self) -> str:
+        return f"{'cuBLAS' if self.chosen.startswith('gemm') else 'cuDNN'} {self.chosen}"
+
+    def settled(self) -> Layer:
+        """Itself, holding no more weights than the chosen algorithm needs."""
+        self.algorithms = {self.chosen: self.algorithms[self.chosen]}
+        return self
+
+    def run(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        kind, memory = TORCH_DTYPE[self.case.dtype], FORMATS[self.layout]
+        x = x.to(kind).contiguous(memory_format=memory)
+        if residual is not None:
+            residual = residual.to(kind).contiguous(memory_format=memory)
+        with precision(self.case.dtype):
+            return self.algorithms[self.chosen](x, residual)
+
+
+def _turned(
+    algorithm: Algorithm, outside: Layout, inside: Layout, x: Tensor, residual: Tensor | None
+) -> Tensor:
+    memory = FORMATS[inside]
+    if residual is not None:
+        residual = residual.contiguous(memory_format=memory)
+    y = algorithm(x.contiguous(memory_format=memory), residual)
+    return y.contiguous(memory_format=FORMATS[outside])
+
+
+class Network:
+    """A program whose activations all keep one layout; `known` has an algorithm for each layer."""
+
+    def __init__(
+        self, program: Program, case: Case, layout: Layout, known: Sequence[str] | None = None
+    ) -> None:
+        self._chosen: dict[Hashable, str] = {}
+        names: Sequence[str | None] = known or [None] * len(program.convolutions)
+        self.layers = [
+            Layer(conv, case, layout, name, self._chosen)
+            for conv, name in zip(program.convolutions, names, strict=True)
+        ]
+        self._case, self._format = case, FORMATS[layout]
+        self._run = chain(program, [layer.run for layer in self.layers])
+
+    def run(self, x: Tensor) -> Tensor:
+        kind = TORCH_DTYPE[self._case.dtype]
+        return self._run(x.to(kind).contiguous(memory_format=self._format))
+
+    def choose_in_context(self, x: Tensor) -> None:
+        """Choose again among the fastest algorithms of each layer, by the time of the network."""
+        ranked: dict[Hashable, Sequence[str]]
+        ranked = {layer.key: layer.ranked[:ALTERNATIVES] for layer in self.layers}
+        key = ("cudnn in a network", [layer.key for layer in self.layers])
+        search.in_context(partial(self.run, x), self._chosen, ranked, key)
+
+    def settle(self) -> None:
+        """Let go of the weights that the chosen algorithms do not need."""
+        for layer in self.layers:
+            layer.settled()
+
+
+def key_of(conv: Conv, case: Case) -> tuple[Hashable, ...]:
+    """Everything that decides which algorithm of a layer is fastest."""
+    shape = (
+        tuple(conv.weight.shape), conv.stride, conv.padding, conv.dilation, conv.groups,
+        conv.input_size,
+    )  # fmt: skip
+    return (
+        "cudnn", case.dtype, case.batch, shape, conv.activation, conv.residual,
+        bool(conv.bias.any()),
+    )  # fmt: skip
