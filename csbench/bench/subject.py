@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from csbench.backends.base import TORCH_DTYPE, Backend
+from csbench.backends.base import TORCH_DTYPE, Backend, NetworkBackend
 from csbench.bench.capture import Inputs, Replay
 from csbench.bench.check import Reference
 from csbench.bench.limits import Ceilings, floor_ms
@@ -23,6 +23,12 @@ from csbench.graph.program import Conv
 
 # Inputs that rotate under the timed runs; large batches hold few, their inputs fill a cache anyway.
 _ROTATING, _ROTATING_LARGE, _LARGE = 4, 2, 16
+
+# What a layer alone pays and the same layer inside its network does not.
+_CONVERTED = (
+    "activations come and go in torch's NCHW layout here, and converting them counts; whole "
+    "networks of this backend keep a layout of their own"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +56,8 @@ class Subject:
         """The subject as one callable of a backend; raises BackendError where it cannot be."""
         if self.conv is not None:
             run, layer = lower_layer(self.conv, backend, fallback, case)
+            if isinstance(backend, NetworkBackend):
+                layer = replace(layer, note=_CONVERTED)
             return Lowered(run, self.weights.explain((layer,)))
         network = lower_network(self.weights.program, backend, fallback, case)
         return Lowered(network.run, self.weights.explain(network.layers))

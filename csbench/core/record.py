@@ -46,7 +46,8 @@ class Check(msgspec.Struct, frozen=True):
 class LayerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What ran in one layer: `sparse`, or `dense` and why; bytes of weights as stored, FLOPs done.
 
-    `floor_ms` is the time that the device's measured ceilings allow it at best.
+    `floor_ms` is the time that the device's measured ceilings allow it at best; `note` what must
+    be known to read a layer's own time.
     """
 
     name: str
@@ -56,6 +57,7 @@ class LayerReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     flops: int = 0
     algorithm: str | None = None
     floor_ms: float | None = None
+    note: str | None = None
 
 
 class Sparsity(msgspec.Struct, frozen=True):

@@ -9,5 +9,6 @@ Format = Literal["text", "markdown", "latex", "csv", "json", "html"]
 # Here, where importing costs nothing: the command line offers both before it loads a table.
 FORMATS: tuple[Format, ...] = ("text", "markdown", "latex", "csv", "json", "html")
 TABLE_NAMES = (
-    "table11", "inference", "layers", "training-hours", "table10", "scaling", "accuracy",
+    "table11", "comparison", "inference", "layers", "training-hours", "table10", "scaling",
+    "accuracy",
 )  # fmt: skip

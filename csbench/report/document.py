@@ -19,6 +19,8 @@ from csbench.report.tables import PUBLISHED_ALONE, TABLES
 _NEEDS = {
     "table11": "block-cutlass or block-original records of resnet50; "
     "type: csbench infer --model resnet50 --pattern block",
+    "comparison": "inference records of several patterns; type: csbench infer --model resnet50 "
+    "--pattern all",
     "inference": "inference records; type: csbench infer --model resnet50 --pattern block",
     "layers": "layer records; type: csbench infer --model resnet50 --pattern block --per-layer",
     "scaling": "records of several ranks; type: torchrun --nproc-per-node 2 -m csbench train-time "

@@ -39,6 +39,8 @@ def _flat(row: Row) -> dict[str, Any]:
         **_estimate("time_ms", row.time_ms),
         **_estimate("speedup", row.speedup),
         **_estimate("speedup_over_own", row.over_own),
+        **_estimate("speedup_over_best_same", row.over_best_same),
+        "best_dense_same": row.best_dense_same,
         **_estimate("speedup_over_best", row.over_best),
         "best_dense": row.best_dense,
         "relative_error": record.check.relative_error if record.check else None,

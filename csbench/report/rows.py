@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from csbench.core.case import Case
 from csbench.core.record import Record
 from csbench.core.statistics import interval, median, speedup
+from csbench.report.dense import DenseWays, Way, baseline_way, own_way
 
 CARRY_A_TIME = ("ok", "noisy")  # an invalid, wrong or failed row has none that counts
 
@@ -27,7 +28,9 @@ class Row:
     """One record with what is derived from it and from the records beside it.
 
     `speedup` is against the named baseline, sampled in pairs; `over_own` against the same backend
-    at 0 % (the paper's definition); `over_best` against the best dense time of any precision.
+    at 0 % (the paper's definition); `over_best` against the best dense time of any precision, and
+    `over_best_same` against the best of the row's own. `dense` holds all dense ways of the row's
+    workload, the fastest first.
     """
 
     record: Record
@@ -35,8 +38,9 @@ class Row:
     time_ms: Estimate | None = None
     speedup: Estimate | None = None
     over_own: Estimate | None = None
+    over_best_same: Estimate | None = None
     over_best: Estimate | None = None
-    best_dense: str | None = None
+    dense: tuple[Way, ...] = ()
 
     @property
     def case(self) -> Case:
@@ -46,6 +50,16 @@ class Row:
     def pattern(self) -> str:
         """The pattern's name without parameters: `block` of `block:32x32`."""
         return self.case.pattern.partition(":")[0]
+
+    @property
+    def best_dense(self) -> str | None:
+        """The fastest dense way of any precision: `cudnn fp16`."""
+        return self.dense[0].name if self.dense else None
+
+    @property
+    def best_dense_same(self) -> str | None:
+        """The fastest dense way of the row's own precision."""
+        return next((way.name for way in self.dense if way.dtype == self.case.dtype), None)
 
     @property
     def sparse_layers(self) -> tuple[int, int] | None:
@@ -65,10 +79,12 @@ def rows(records: Iterable[Record]) -> list[Row]:
     devices = device_names(kept)
     bare = [Row(record, devices[record.key], _time(record)) for record in kept]
     timed = [row for row in bare if row.time_ms is not None]
-    pool = _Dense(timed)
+    ways = DenseWays()
+    for row in timed:
+        ways.add(workload(row), row.record)
     own = {_own_key(row): row for row in timed if row.case.sparsity == 0}
     return [
-        _compared(row, own.get(_own_key(row)) or own.get(_own_key(row, "dense")), pool)
+        _compared(row, own.get(_own_key(row)) or own.get(_own_key(row, "dense")), ways)
         for row in bare
     ]
 
@@ -100,7 +116,7 @@ def _device_name(record: Record) -> str | None:
     return f"{env.get('cpu', 'CPU')}, {env['threads']} threads" if "threads" in env else None
 
 
-def _compared(row: Row, own: Row | None, pool: _Dense) -> Row:
+def _compared(row: Row, own: Row | None, ways: DenseWays) -> Row:
     time, measured = row.time_ms, row.record.measurement
     if time is None or measured is None:
         return row
@@ -110,19 +126,25 @@ def _compared(row: Row, own: Row | None, pool: _Dense) -> Row:
     over_own = None
     if own is not None and own.time_ms is not None:
         over_own = Estimate(1.0) if own.record is row.record else ratio(own.time_ms, time)
-    best = pool.best(row)
-    over_best = None
-    if best is not None:
-        # Where the baseline is the best dense way, its pairs say more than two separate times.
-        is_baseline = paired is not None and best.name == pool.name(row.case)
-        over_best = paired if is_baseline else ratio(best.estimate(), time)
+    row = replace(row, speedup=paired, over_own=over_own, dense=ways.of(workload(row)))
+    same = (way for way in row.dense if way.dtype == row.case.dtype)
     return replace(
         row,
-        speedup=paired,
-        over_own=over_own,
-        over_best=over_best,
-        best_dense=best.name if best else None,
+        over_best_same=_over(row, time, next(same, None)),
+        over_best=_over(row, time, row.dense[0] if row.dense else None),
     )
+
+
+def _over(row: Row, time: Estimate, best: Way | None) -> Estimate | None:
+    """The speed-up over a dense way."""
+    if best is None:
+        return None
+    if best.name == own_way(row.record):
+        return Estimate(1.0)
+    # Where the baseline is the best dense way, its pairs say more than two separate times.
+    if row.speedup is not None and best.name == baseline_way(row.record):
+        return row.speedup
+    return ratio(Estimate(best.median_ms, *best.interval()), time)
 
 
 def _time(record: Record) -> Estimate | None:
@@ -154,54 +176,10 @@ def ratio(reference: Estimate, time: Estimate) -> Estimate:
 
 def _own_key(row: Row, pattern: str | None = None) -> tuple[object, ...]:
     """What a case and its own 0 % row have in common; that row's pattern may be `dense`."""
-    return (*_workload(row), row.case.dtype, row.case.backend, pattern or row.pattern)
+    return (*workload(row), row.case.dtype, row.case.backend, pattern or row.pattern)
 
 
-def _workload(row: Row) -> tuple[object, ...]:
+def workload(row: Row) -> tuple[object, ...]:
+    """What a row and the dense ways that it competes with have in common."""
     case = row.case
     return (case.task, case.model, case.layer, row.device, case.batch, case.input)
-
-
-class _DenseTime(NamedTuple):
-    name: str
-    median_ms: float
-    samples_ms: Sequence[float] = ()
-
-    def estimate(self) -> Estimate:
-        ends = interval(self.samples_ms) if self.samples_ms else (None, None)
-        return Estimate(self.median_ms, *ends)
-
-
-class _Dense:
-    """Dense times of every workload, by backend and precision: `cudnn fp16`."""
-
-    def __init__(self, timed: Iterable[Row]) -> None:
-        self._found: dict[tuple[object, ...], dict[str, list[_DenseTime]]] = {}
-        for row in timed:
-            measured = row.record.measurement
-            if measured is None:
-                continue
-            samples = measured.baseline_samples_ms
-            if samples:
-                self._add(row, _DenseTime(self.name(row.case), median(samples), samples))
-            if measured.dense_best and measured.dense_best_ms:
-                self._add(row, _DenseTime(measured.dense_best, measured.dense_best_ms))
-
-    def _add(self, row: Row, time: _DenseTime) -> None:
-        named = self._found.setdefault(_workload(row), {})
-        named.setdefault(time.name, []).append(time)
-
-    @staticmethod
-    def name(case: Case) -> str:
-        return f"{case.baseline} {case.dtype}"
-
-    def best(self, row: Row) -> _DenseTime | None:
-        """The fastest dense way of this workload in any precision."""
-        named = self._found.get(_workload(row), {}).values()
-        return min(map(_middle, named), key=lambda t: t.median_ms, default=None)
-
-
-def _middle(times: Sequence[_DenseTime]) -> _DenseTime:
-    """Of several times of one way the middle one, so that no lucky run becomes the bar."""
-    sampled = [time for time in times if time.samples_ms] or times
-    return sorted(sampled, key=lambda t: t.median_ms)[len(sampled) // 2]

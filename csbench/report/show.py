@@ -123,6 +123,10 @@ def _measured(record: Record, measured: Measurement) -> list[tuple[str, str]]:
     if measured.baseline_samples_ms:
         lines.append(("baseline", _summary(measured.baseline_samples_ms)))
         lines.append(("speed-up", f"{_speedup(record, measured)} over {record.case.baseline}"))
+    for name, samples in measured.dense_samples_ms.items():
+        lines.append(("dense ways", f"{name}: {_summary(samples)}"))
+    for name, reason in measured.dense_left_out.items():
+        lines.append(("left out", f"{name}: {reason}"))
     if measured.dense_best_ms is not None:
         lines.append(("best dense", f"{measured.dense_best_ms:.4f} ms ({measured.dense_best})"))
     return lines

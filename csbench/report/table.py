@@ -198,6 +198,16 @@ def mark_ties(cells: Sequence[Cell], best: Literal["low", "high"]) -> list[Cell]
     ]
 
 
+def hide_empty(table: Table) -> Table:
+    """The table with no column shown to people that is empty in every row."""
+    empty = [all(row[p] == MISSING for row in table.rows) for p in range(len(table.columns))]
+    columns = tuple(
+        replace(column, shown=column.shown and not nothing)
+        for column, nothing in zip(table.columns, empty, strict=True)
+    )
+    return replace(table, columns=columns)
+
+
 def _overlap(one: Cell, other: Cell) -> bool:
     def ends(cell: Cell) -> tuple[float, float]:
         value = cell.number or 0.0

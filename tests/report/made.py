@@ -51,10 +51,12 @@ def record(
     reason: str | None = None,
     spread: float = 0.004,
     layers: tuple[LayerReport, ...] | None = None,
+    dense: dict[str, float] | None = None,
+    left_out: dict[str, str] | None = None,
     env: dict[str, Any] = GPU,
     **case: Any,
 ) -> Record:
-    """One record; `case` overrides a block-sparse ResNet50 on a GPU."""
+    """One record; `case` overrides a block-sparse ResNet50 on a GPU, `dense` are ways beside it."""
     given = {
         "model": "resnet50",
         "pattern": "block:32x32",
@@ -85,6 +87,10 @@ def record(
             warmup=5,
             samples_ms=samples(ms, spread),
             baseline_samples_ms=samples(baseline_ms, spread, phase=1),
+            dense_samples_ms={
+                name: samples(each, count=10, phase=2) for name, each in (dense or {}).items()
+            },
+            dense_left_out=left_out or {},
         )
         if measured
         else None,
@@ -140,11 +146,44 @@ def pattern_records() -> list[Record]:
     return found
 
 
+def compared_records() -> list[Record]:
+    """Patterns beside dense networks on a GPU: one with two backends, one that cannot run."""
+    beside: dict[str, Any] = {
+        "baseline_ms": 1.6,
+        "dense": {"cudnn fp32": 1.6, "cudnn fp16": 0.4, "cs-dense fp32": 0.62},
+        "left_out": {"cs-dense tf32": "wrong: relative error 3.0e-03, allowed 2e-03"},
+    }
+    kernels = {"bytes": 100, "flops": 100, "algorithm": "tile", "name": "layer1.0.conv1"}
+    ran_dense = (LayerReport(ran="dense", reason="multiplies zeros", **kernels),)
+    found = [
+        record(0.0, ms, pattern="dense", backend=backend, layers=ran_dense, **beside)
+        for backend, ms in (("cudnn", 1.6), ("inductor", 1.9), ("cs-dense", 0.62))
+    ]
+    for sparsity, m in ((0.0, 1), (0.5, 2), (0.75, 4)):
+        kept = 1 - sparsity
+        found += [
+            record(sparsity, 0.2 + 0.4 * kept, pattern=f"cs:{m}", backend="cs", **beside),
+            record(sparsity, 0.201 + 0.4 * kept, pattern=f"nm:1:{m}", backend="nm", **beside),
+            record(sparsity, 0.3 + 0.6 * kept, pattern=f"nm:1:{m}", backend="nm-slow", **beside),
+            record(sparsity, 1.65, pattern=f"cs:{m}", backend="masked", layers=ran_dense, **beside),
+            record(
+                sparsity, pattern="ovw:32", backend="ovw", status="unsupported", layers=(),
+                reason="ovw needs a GPU of compute capability 9.0",
+            ),
+        ]  # fmt: skip
+    return found
+
+
 def layer_records() -> list[Record]:
     """Two layers of a network, each timed alone."""
     return [
-        record(0.75, ms, 3 * ms, task="layer", layer=layer)
-        for layer, ms in (("layer1.0.conv2", 0.0123), ("layer4.0.conv2", 0.0456))
+        msgspec.structs.replace(
+            made, layers=tuple(msgspec.structs.replace(x, note="converts") for x in made.layers)
+        )
+        for made in (
+            record(0.75, ms, 3 * ms, task="layer", layer=layer)
+            for layer, ms in (("layer1.0.conv2", 0.0123), ("layer4.0.conv2", 0.0456))
+        )
     ]
 
 
@@ -233,7 +272,10 @@ def training_records() -> list[Record]:
 
 
 def everything() -> list[Record]:
-    return block_records() + pattern_records() + layer_records() + training_records()
+    return [
+        *block_records(), *pattern_records(), *compared_records(), *layer_records(),
+        *training_records(),
+    ]  # fmt: skip
 
 
 def write_golden() -> None:

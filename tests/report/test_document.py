@@ -40,7 +40,7 @@ def cells(table: Table, key: str) -> list[Cell]:
 
 def test_a_report_holds_what_the_records_have_data_for() -> None:
     assert names(block_records()) == ["table11", "inference"]
-    assert names(pattern_records()) == ["inference"]
+    assert names(pattern_records()) == ["comparison", "comparison", "inference"]
     assert names(layer_records()) == ["layers"]
     trained = ["training-hours", "table10", "scaling", "accuracy"]
     assert names(training_records()) == trained
@@ -49,7 +49,7 @@ def test_a_report_holds_what_the_records_have_data_for() -> None:
 
 def test_labels_are_unique_and_plain_where_there_is_one() -> None:
     labels = [table.label for table in tables(everything())]
-    assert labels[:3] == ["table11", "inference-1", "inference-2"]
+    assert labels[:3] == ["table11", "comparison-1", "comparison-2"]
 
 
 @pytest.mark.parametrize("split", [{"batch": 8}, {"dtype": "fp16"}, {"pattern": "block:16x16"}])
@@ -114,7 +114,7 @@ def test_a_failure_shows_its_code_with_the_reason_and_no_speedup(status: str, co
     (made,) = tables([record(status=status, reason="because")], "inference")
     (time,) = cells(made, "time_ms")
     assert (time.code, time.note, time.number) == (code, f"{code}: because", None)
-    for key in ("speedup", "speedup_over_own", "speedup_over_best"):
+    for key in ("speedup", "speedup_over_own", "speedup_over_best_same", "speedup_over_best"):
         assert cells(made, key)[0] == Cell()
 
 

@@ -74,6 +74,36 @@ def test_best_dense_said_by_the_record_counts() -> None:
     assert made.over_best.value == pytest.approx(0.5, rel=5e-3)
 
 
+def test_every_way_beside_the_baseline_counts_in_its_precision() -> None:
+    ways = {"cudnn fp32": 2.0, "cs-dense fp32": 1.2, "cudnn fp16": 0.5}
+    made = row(record(0.5, 1.0, 2.0, dense=ways))
+    assert (made.best_dense_same, made.best_dense) == ("cs-dense fp32", "cudnn fp16")
+    assert made.over_best_same is not None and made.over_best is not None
+    assert made.over_best_same.value == pytest.approx(1.2, rel=5e-3)
+    assert made.over_best.value == pytest.approx(0.5, rel=5e-3)
+    assert made.over_best_same.low is not None
+    assert [way.name for way in made.dense] == ["cudnn fp16", "cs-dense fp32", "cudnn fp32"]
+
+
+@pytest.mark.parametrize(
+    ("dense", "name"),
+    [
+        ({"pattern": "dense", "backend": "inductor"}, "inductor fp32"),
+        ({"backend": "block-cutlass"}, "block-cutlass fp32 at 0 %"),
+    ],
+)
+def test_a_row_of_a_dense_network_is_a_dense_way_for_the_others(
+    dense: dict[str, str], name: str
+) -> None:
+    made = rows([record(0.0, 1.5, 2.0, **dense), record(0.5, 1.0, 2.0)])
+    assert made[1].best_dense == made[1].best_dense_same == name
+    assert made[1].over_best is not None
+    assert made[1].over_best.value == pytest.approx(1.5, rel=5e-3)
+    assert made[0].over_best == Estimate(1.0)
+    other = rows([record(0.0, 1.5, 2.0, batch=8, **dense), record(0.5, 1.0, 2.0)])
+    assert other[1].best_dense == "cudnn fp32"
+
+
 @pytest.mark.parametrize("status", ["invalid", "wrong", "oom", "timeout", "unsupported", "error"])
 def test_a_row_that_does_not_count_carries_no_time_and_serves_nobody(status: str) -> None:
     bad = record(0.0, 0.1, 0.1, status=status)

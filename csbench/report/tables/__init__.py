@@ -9,6 +9,7 @@ from csbench.report.provenance import Source
 from csbench.report.rows import Row
 from csbench.report.table import Table
 from csbench.report.tables.accuracy import accuracy
+from csbench.report.tables.comparison import comparison
 from csbench.report.tables.inference import inference
 from csbench.report.tables.layers import layers
 from csbench.report.tables.scaling import scaling
@@ -20,6 +21,7 @@ Build = Callable[[Sequence[Row], Source], list[Table]]
 
 _BUILDERS: dict[str, Build] = {
     "table11": table11,
+    "comparison": comparison,
     "inference": inference,
     "layers": layers,
     "training-hours": training_hours,

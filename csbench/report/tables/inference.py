@@ -7,7 +7,7 @@ from itertools import groupby
 
 from csbench.report.provenance import Source
 from csbench.report.rows import Row
-from csbench.report.table import Cell, Cells, Column, Table, groups_of, mark_ties
+from csbench.report.table import Cell, Cells, Column, Table, groups_of, hide_empty, mark_ties
 from csbench.report.tables.cells import (
     INTERVALS,
     baseline_cell,
@@ -22,6 +22,7 @@ from csbench.report.tables.cells import (
     time_cell,
     weights_cell,
 )
+from csbench.report.tables.speedups import dense_notes, speedup_cells, speedup_columns
 
 NAME = "inference"
 
@@ -58,15 +59,16 @@ def _table(key: tuple[str, str, str, str], rows: list[Row], source: Source) -> T
     # A lone group needs no line of its own: the caption says it.
     only = f", {titles.pop()}" if len(titles) == 1 else ""
     checkpoints = any(row.case.checkpoint.path for row in rows)
-    return Table(
+    table = Table(
         name=NAME,
         caption=f"Inference of {model}, input {size}{only}, on {device}; "
         f"the baseline is {baseline} in the same run and precision.",
-        columns=_columns(baseline, checkpoints),
+        columns=columns(baseline, checkpoints),
         groups=groups_of(("" if only else title, cells) for title, cells in lines),
         provenance=source.of(rows),
-        notes=(INTERVALS, _best_dense(rows)),
+        notes=(INTERVALS, *dense_notes(rows)),
     )
+    return hide_empty(table)
 
 
 def _row_key(row: Row) -> tuple[object, ...]:
@@ -74,7 +76,8 @@ def _row_key(row: Row) -> tuple[object, ...]:
     return (case.batch, case.dtype, case.sparsity, case.pattern, case.backend)
 
 
-def _columns(baseline: str, checkpoints: bool) -> tuple[Column, ...]:
+def columns(baseline: str, checkpoints: bool) -> tuple[Column, ...]:
+    """The columns of a row of inference; what the caption or a group's title says is hidden."""
     return (
         Column("model", ("Model",), align="left", shown=False),
         Column("device", ("Device",), align="left", shown=False),
@@ -90,21 +93,19 @@ def _columns(baseline: str, checkpoints: bool) -> tuple[Column, ...]:
         Column("relative_error", ("Error",), decimals=1, form="scientific"),
         Column("baseline", ("Baseline",), align="left", shown=False),
         Column("baseline_ms", ("Time (ms)", baseline), "ms", decimals=2, shown=False),
-        Column("best_dense", ("Best dense",), align="left", shown=False),
         Column("time_ms", ("Time (ms)", "median"), "ms", interval="half"),
-        Column("speedup", ("Speed-up (×)", f"over {baseline}"), "×", interval="range"),
-        Column("speedup_over_own", ("Speed-up (×)", "over own 0 %"), "×", interval="range"),
-        Column("speedup_over_best", ("Speed-up (×)", "over best dense"), "×", interval="range"),
+        *speedup_columns(baseline),
     )
 
 
 def _compared(rivals: list[Row]) -> list[Cells]:
     """A line a row, with the best speed-up over the baseline marked, and what is tied with it."""
     best = mark_ties([speedup_cell(row, row.speedup) for row in rivals], "high")
-    return [_cells(row, cell) for row, cell in zip(rivals, best, strict=True)]
+    return [cells(row, cell) for row, cell in zip(rivals, best, strict=True)]
 
 
-def _cells(row: Row, speedup: Cell) -> Cells:
+def cells(row: Row, speedup: Cell, beside: str | None = None) -> Cells:
+    """A line of the table; `beside` is a note on the backend."""
     case = row.case
     return (
         Cell(case.model),
@@ -113,21 +114,13 @@ def _cells(row: Row, speedup: Cell) -> Cells:
         Cell(case.dtype),
         *sparsity_cells(row),
         pattern_cell(row),
-        Cell(case.backend),
+        Cell(case.backend, note=beside),
         checkpoint_cell(row),
         share_cell(row),
         weights_cell(row),
         error_cell(row),
         Cell(case.baseline),
         baseline_cell(row),
-        Cell(row.best_dense),
         time_cell(row),
-        speedup,
-        speedup_cell(row, row.over_own),
-        speedup_cell(row, row.over_best),
+        *speedup_cells(row, speedup),
     )
-
-
-def _best_dense(rows: Sequence[Row]) -> str:
-    ways = sorted({f"{r.best_dense} (batch {r.case.batch})" for r in rows if r.best_dense})
-    return f"Best dense of any precision: {', '.join(ways) or 'not measured'}."

@@ -8,7 +8,7 @@ from itertools import groupby
 from csbench.core.record import LayerReport
 from csbench.report.provenance import Source
 from csbench.report.rows import Row
-from csbench.report.table import MISSING, Cell, Cells, Column, Table, groups_of
+from csbench.report.table import MISSING, Cell, Cells, Column, Table, groups_of, hide_empty
 from csbench.report.tables.cells import (
     INTERVALS,
     baseline_cell,
@@ -40,7 +40,7 @@ def _table(rows: list[Row], source: Source) -> Table:
     case = rows[0].case
     # Layers keep the network's order within a group, for the sort is stable.
     ordered = sorted(rows, key=lambda row: (row.case.sparsity, row.case.pattern, row.case.backend))
-    return Table(
+    table = Table(
         name=NAME,
         caption=f"Layers of {case.model}, input {shape(case.input)}, batch {case.batch}, "
         f"{case.dtype}, on {rows[0].device}; the baseline is {case.baseline} in the same run.",
@@ -49,6 +49,7 @@ def _table(rows: list[Row], source: Source) -> Table:
         provenance=source.of(rows),
         notes=(INTERVALS,),
     )
+    return hide_empty(table)
 
 
 def _title(row: Row) -> str:
@@ -82,7 +83,7 @@ def _cells(row: Row) -> Cells:
         Cell(100 * case.sparsity),
         Cell(case.backend),
         Cell(case.pattern),
-        Cell(found.ran, note=found.reason) if found else MISSING,
+        Cell(found.ran, note=_note(found)) if found else MISSING,
         Cell(found.algorithm) if found else MISSING,
         Cell(found.flops / 1e9) if found and found.flops else MISSING,
         Cell(found.bytes / 1024) if found and found.bytes else MISSING,
@@ -92,6 +93,11 @@ def _cells(row: Row) -> Cells:
         time_cell(row, _MICROSECONDS),
         speedup_cell(row, row.speedup),
     )
+
+
+def _note(layer: LayerReport) -> str | None:
+    """Why a layer ran dense, and what its time includes."""
+    return "; ".join(filter(None, (layer.reason, layer.note))) or None
 
 
 def _limit(row: Row, layer: LayerReport | None) -> tuple[Cell, Cell]:

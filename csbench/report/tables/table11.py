@@ -19,6 +19,7 @@ from csbench.report.tables.cells import (
     speedup_cell,
     time_cell,
 )
+from csbench.report.tables.speedups import dense_notes
 
 NAME = "table11"
 # The source's two versions, in its order: the backend, and the head over its columns.
@@ -79,6 +80,7 @@ def _table(paper: dict[str, Any], rows: list[Row], source: Source) -> Table:
             f"Speedup is against {paper['speedup_against']}, as the source defines it; speed-up "
             f"over {case.baseline} against that dense backend in the same run and precision.",
             INTERVALS + " Error is relative, against a float64 reference.",
+            *dense_notes(rows),
             str(compare(paper["setting"], setting)),
             *(f"{name}: no record of it on this device." for name in absent),
         ),

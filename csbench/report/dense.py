@@ -1,0 +1,77 @@
+"""Dense ways of a workload: every dense time that the records hold, by backend and precision."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+from csbench.core.record import Record
+from csbench.core.statistics import interval, median
+
+
+class Way(NamedTuple):
+    """A dense way by its name (`cudnn fp16`), its precision and its time; no samples in old
+    records."""
+
+    name: str
+    dtype: str
+    median_ms: float
+    samples_ms: Sequence[float] = ()
+
+    def interval(self) -> tuple[float, float] | tuple[None, None]:
+        """95 % interval of the median."""
+        return interval(self.samples_ms) if self.samples_ms else (None, None)
+
+
+class DenseWays:
+    """Dense times of every workload: baselines, what was measured beside them, and rows of dense
+    networks: those at sparsity 0, by whatever backend."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, dict[str, list[Way]]] = {}
+
+    def add(self, workload: Hashable, record: Record) -> None:
+        """All dense times of one record."""
+        named = self._found.setdefault(workload, {})
+        for way in _ways(record):
+            named.setdefault(way.name, []).append(way)
+
+    def of(self, workload: Hashable) -> tuple[Way, ...]:
+        """The ways of a workload, the fastest first."""
+        found = map(_middle, self._found.get(workload, {}).values())
+        return tuple(sorted(found, key=lambda way: way.median_ms))
+
+
+def baseline_way(record: Record) -> str:
+    """The name of a record's baseline among the ways."""
+    return f"{record.case.baseline} {record.case.dtype}"
+
+
+def own_way(record: Record) -> str | None:
+    """The name under which a record's own time is a dense way; None at any other sparsity."""
+    case = record.case
+    if case.sparsity:
+        return None
+    return f"{case.backend} {case.dtype}{'' if case.pattern == 'dense' else ' at 0 %'}"
+
+
+def _ways(record: Record) -> Iterator[Way]:
+    measured, dtype = record.measurement, record.case.dtype
+    if measured is None:
+        return
+    samples = dict(measured.dense_samples_ms)
+    if measured.baseline_samples_ms:  # the pairs are more samples of the same way
+        samples[baseline_way(record)] = measured.baseline_samples_ms
+    for name, taken in samples.items():
+        yield Way(name, name.rpartition(" ")[2], median(taken), taken)
+    if (own := own_way(record)) is not None:
+        yield Way(own, dtype, median(measured.samples_ms), measured.samples_ms)
+    if measured.dense_best and measured.dense_best_ms:
+        name = measured.dense_best
+        yield Way(name, name.rpartition(" ")[2], measured.dense_best_ms)
+
+
+def _middle(times: Sequence[Way]) -> Way:
+    """Of several times of one way the middle one, so that no lucky run becomes the bar."""
+    sampled = [time for time in times if time.samples_ms] or times
+    return sorted(sampled, key=lambda t: t.median_ms)[len(sampled) // 2]

@@ -1,0 +1,107 @@
+"""Patterns side by side: at each sparsity a row a pattern, by the backend that is its fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from csbench.core.axes import SPARSITIES
+from csbench.core.pattern import BUILT_IN
+from csbench.report.provenance import Source
+from csbench.report.rows import Row
+from csbench.report.table import CODES, Cells, Table, groups_of, hide_empty, mark_ties
+from csbench.report.tables.cells import INTERVALS, percent, shape, speedup_cell
+from csbench.report.tables.inference import cells, columns
+from csbench.report.tables.speedups import dense_notes
+
+NAME = "comparison"
+_NEAR = 0.005  # a checkpoint of whole blocks seldom has exactly 75 %
+
+
+def comparison(rows: Sequence[Row], source: Source) -> list[Table]:
+    """One table for each setting in which several patterns were measured."""
+    own = [row for row in rows if row.case.task == "infer"]
+    parts = (list(part) for _, part in groupby(sorted(own, key=setting), setting))
+    return [
+        _table(part, source) for part in parts if len({row.pattern for row in part} - {"dense"}) > 1
+    ]
+
+
+def setting(row: Row) -> tuple[object, ...]:
+    """What rows that are compared have in common."""
+    case = row.case
+    return (case.model, shape(case.input), row.device, case.baseline, case.batch, case.dtype)
+
+
+def nominal(row: Row) -> float:
+    """The sparsity in whose group a row stands: the usual one where its own is near."""
+    own = row.case.sparsity
+    nearest = min(SPARSITIES, key=lambda sparsity: abs(sparsity - own))
+    return nearest if abs(nearest - own) <= _NEAR else own
+
+
+def fastest(rows: Iterable[Row]) -> list[tuple[Row, list[Row]]]:
+    """Of each pattern, sparsity and checkpoint the fastest row, and the rows of other backends.
+
+    Dense networks are not a pattern: each backend of theirs stays a row.
+    """
+    alike: dict[tuple[object, ...], list[Row]] = {}
+    for row in sorted(rows, key=_order):
+        case = row.case
+        backend = case.backend if case.pattern == "dense" else None
+        key = (nominal(row), case.pattern, case.checkpoint, backend)
+        alike.setdefault(key, []).append(row)
+    ranked = (sorted(part, key=_speed) for part in alike.values())
+    return [(part[0], part[1:]) for part in ranked]
+
+
+def _order(row: Row) -> tuple[object, ...]:
+    """Dense rows first, then by sparsity, and patterns as csbench lists them."""
+    name, dense = row.pattern, row.case.pattern == "dense"
+    place = BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN)
+    return (not dense, nominal(row), place, row.case.pattern, row.case.backend)
+
+
+def _speed(row: Row) -> tuple[bool, bool, float]:
+    """The fastest at the front, those without a time behind; what only multiplied zeros last."""
+    masked = row.case.sparsity > 0 and row.sparse_layers is not None and not row.sparse_layers[0]
+    return (masked, row.time_ms is None, row.time_ms.value if row.time_ms else 0.0)
+
+
+def _table(rows: list[Row], source: Source) -> Table:
+    case = rows[0].case
+    lines: list[tuple[str, Cells]] = []
+    for title, part in groupby(fastest(rows), lambda found: _title(found[0])):
+        rivals = list(part)
+        best = mark_ties([speedup_cell(row, row.speedup) for row, _ in rivals], "high")
+        lines += [
+            (title, cells(row, cell, _beside(others)))
+            for (row, others), cell in zip(rivals, best, strict=True)
+        ]
+    table = Table(
+        name=NAME,
+        caption=f"Sparsity patterns of {case.model}, input {shape(case.input)}, batch "
+        f"{case.batch}, {case.dtype}, on {rows[0].device}: of each the fastest backend; the "
+        f"baseline is {case.baseline} in the same run and precision.",
+        columns=columns(case.baseline, any(row.case.checkpoint.path for row in rows)),
+        groups=groups_of(lines),
+        provenance=source.of(rows),
+        notes=(INTERVALS, *dense_notes(rows)),
+    )
+    return hide_empty(table)
+
+
+def _title(row: Row) -> str:
+    return "dense" if row.case.pattern == "dense" else percent(nominal(row))
+
+
+def _beside(others: Sequence[Row]) -> str | None:
+    """What other backends of the same pattern came to."""
+    said = (
+        f"{row.case.backend} {row.time_ms.value:.3f} ms"
+        if row.time_ms
+        else f"{row.case.backend} {CODES[row.record.status]}"
+        + (f" ({row.record.reason})" if row.record.reason else "")
+        for row in others
+    )
+    return f"also: {', '.join(said)}" if others else None

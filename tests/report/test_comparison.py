@@ -1,0 +1,78 @@
+"""Patterns side by side: who stands for a pattern, what a row says of the rest, what is tied."""
+
+from __future__ import annotations
+
+from csbench.report.document import tables
+from csbench.report.rows import rows
+from csbench.report.table import Cell, Cells, Table
+from csbench.report.tables.comparison import fastest
+from tests.report.made import compared_records, record
+
+
+def table() -> Table:
+    (made,) = tables(compared_records(), "comparison")
+    return made
+
+
+def cell(made: Table, line: Cells, key: str) -> Cell:
+    return line[[column.key for column in made.columns].index(key)]
+
+
+def value(made: Table, line: Cells, key: str) -> object:
+    return cell(made, line, key).value
+
+
+def test_rows_are_grouped_by_sparsity_and_dense_networks_come_first() -> None:
+    made = table()
+    assert [group.title for group in made.groups] == ["dense", "0 %", "50 %", "75 %"]
+    dense, _, half, _ = made.groups
+    assert [value(made, line, "backend") for line in dense.rows] == [
+        "cs-dense",
+        "cudnn",
+        "inductor",
+    ]
+    assert [value(made, line, "pattern") for line in half.rows] == ["nm:1:2", "ovw:32", "cs:2"]
+
+
+def test_a_pattern_is_shown_by_its_fastest_backend_and_the_others_are_named() -> None:
+    made = table()
+    nm, ovw, cs = made.groups[2].rows
+    assert value(made, nm, "backend") == "nm"
+    assert cell(made, nm, "backend").note == "also: nm-slow 0.600 ms"
+    assert cell(made, cs, "backend").note == "also: masked 1.650 ms"
+    assert cell(made, ovw, "time_ms").code == "UNSUPPORTED"
+
+
+def test_what_multiplied_zeros_never_stands_for_a_pattern_that_ran() -> None:
+    slow = record(0.5, 9.0, pattern="cs:2", backend="cs")
+    masked = next(r for r in compared_records() if r.case.backend == "masked")
+    quick = record(0.5, 0.01, pattern="cs:2", backend="masked", layers=masked.layers)
+    assert fastest(rows([slow, quick]))[0][0].case.backend == "cs"
+    failed = record(0.5, pattern="cs:2", backend="cs", status="oom", layers=())
+    assert fastest(rows([failed, quick]))[0][0].case.backend == "cs"
+
+
+def test_patterns_that_are_tied_are_both_marked() -> None:
+    made = table()
+    tied = [cell(made, line, "speedup").tied for line in made.groups[2].rows]
+    assert tied == [True, False, True]
+
+
+def test_the_best_dense_way_of_both_kinds_is_named_and_what_failed_is_said() -> None:
+    made = table()
+    line = made.groups[2].rows[2]
+    assert value(made, line, "best_dense_same") == "cs fp32 at 0 %"
+    assert value(made, line, "best_dense") == "cudnn fp16"
+    assert any("fp32 cs at 0 % 0.600 ms" in note for note in made.notes)
+    assert any("cs-dense tf32 (wrong: relative error" in note for note in made.notes)
+
+
+def test_one_pattern_alone_is_no_comparison() -> None:
+    alone = [r for r in compared_records() if r.case.pattern.startswith(("cs", "dense"))]
+    assert "comparison" not in {made.name for made in tables(alone)}
+
+
+def test_a_checkpoint_near_a_usual_sparsity_stands_in_its_group() -> None:
+    near = [record(0.7498, 1.0), record(0.75, 1.1, pattern="cs:4", backend="cs")]
+    (made,) = tables(near, "comparison")
+    assert [group.title for group in made.groups] == ["75 %"]
