@@ -27,6 +27,7 @@ BUILT_IN = {
     "inductor": "csbench.backends.dense.inductor:Inductor",
     "block-original": "csbench.backends.block.original:BlockOriginal",
     "cs": "csbench.backends.cs.backend:Cs",
+    "nm": "csbench.backends.nm.backend:Nm",
     "cs-dense": "csbench.backends.dense.own:CsDense",
     "masked": "csbench.backends.dense.masked:Masked",
     "fake": "csbench.backends.fake:Fake",

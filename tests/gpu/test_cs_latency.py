@@ -15,12 +15,13 @@ from csbench.backends.cs import latency as gpu_cs_latency
 from csbench.backends.cs import latency_layer as layers
 from csbench.bench.weights import Library
 from csbench.core.case import Case
-from csbench.core.pattern import PatternSpec
+from csbench.core.pattern import PatternSpec, parse
 from csbench.graph import reference
 from csbench.graph.program import Activation, Conv, output_hw
 from csbench.kernels.latency import io
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.pack import Order, pack_weights
+from csbench.sparse.patterns import for_spec
 from tests.gpu.shapes import TOLERANCE, poisoned_memory
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
@@ -36,24 +37,26 @@ SHAPES = {
     "strided point": (3, 64, 14, 32, 1, 2, 0),
     "linear": (5, 128, 1, 10, 1, 1, 0),
 }
+PATTERNS = ("", "cs:2", "cs:4", "cs:8", "cs:16", "cs:4:16", "nm:2:4", "nm:1:4", "nm:1:16", "nm:2:8")
 SPILL_LIMIT = 16  # bytes, outside the loop over K
 
 
 def make(
-    shape: tuple[int, ...], m: int, activation: Activation = "relu", residual: bool = False,
+    shape: tuple[int, ...], pattern: str, activation: Activation = "relu", residual: bool = False,
     seed: int = 0,
 ) -> tuple[Conv, int]:  # fmt: skip
-    """A layer that keeps one random weight of each group of m, and its batch."""
+    """A layer with random weights under a pattern ("" for dense), and its batch."""
     images, cin, size, cout, kernel, stride, padding = shape
     draw = torch.Generator().manual_seed(seed)
-    weight = torch.randn(cout, m, cin // m, kernel, kernel, generator=draw)
-    kept = torch.randint(0, m, (cout, 1, cin // m, kernel, kernel), generator=draw)
-    weight = weight * torch.zeros_like(weight).scatter_(1, kept, 1.0) * (m / cin) ** 0.5 / kernel
+    weight = torch.randn(cout, cin, kernel, kernel, generator=draw)
+    if pattern:
+        weight = weight * for_spec(parse(pattern)).mask(weight)
+    weight *= (cout / weight.count_nonzero()) ** 0.5
     out = output_hw((size, size), (kernel,) * 2, (stride,) * 2, (padding,) * 2, (1, 1))
     conv = Conv(
-        "layer", weight.flatten(1, 2), torch.randn(cout, generator=draw), (stride,) * 2,
+        "layer", weight, torch.randn(cout, generator=draw), (stride,) * 2,
         (padding,) * 2, (1, 1), 1, activation, residual, (cin, size, size), (cout, *out),
-        PatternSpec("cs", (m,)) if m > 1 else None,
+        parse(pattern) if pattern else None,
     )  # fmt: skip
     return conv, images
 
@@ -75,14 +78,15 @@ def inputs(conv: Conv, dtype: str, batch: int) -> list[torch.Tensor]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("split", [True, False], ids=["two planes", "one plane"])
-@pytest.mark.parametrize("m", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_plans_equal_the_reference(shape: str, m: int, split: bool) -> None:
+def test_plans_equal_the_reference(shape: str, pattern: str, split: bool) -> None:
     images, cin, size, cout, kernel, stride, padding = SHAPES[shape]
-    if cin % m:
-        pytest.skip("M does not divide the channels")
-    conv, _ = make(SHAPES[shape], m, residual=True, seed=m)
-    order, out_order = Order(cin, m), Order(cout, 1 if cout % 2 else 2)
+    if pattern and for_spec(parse(pattern)).why_not((cout, cin, kernel, kernel)):
+        pytest.skip("the pattern does not divide the channels")
+    conv, _ = make(SHAPES[shape], pattern, residual=True, seed=len(pattern))
+    layer = layers.kernelize(conv, images, cout)
+    m, order, out_order = layer.m, layer.order, Order(cout, 1 if cout % 2 else 2)
     packed = pack_weights(
         conv.weight, conv.bias, m, split, "cuda", x_scale=8.0, order=order, out_order=out_order
     )
@@ -108,7 +112,7 @@ def test_plans_equal_the_reference(shape: str, m: int, split: bool) -> None:
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("residual", [False, True])
 def test_lowered_layer_takes_any_memory_format(dtype: str, residual: bool) -> None:
-    conv, batch = make(SHAPES["odd groups, batch 3"], 4, "relu6", residual)
+    conv, batch = make(SHAPES["odd groups, batch 3"], "cs:4", "relu6", residual)
     lowered = gpu_cs_latency.lower(conv, case(dtype, batch))
     given = inputs(conv, dtype, batch)
     expected = reference.convolution(conv, *given)
@@ -152,7 +156,7 @@ def test_dense_twin_runs_no_layer_sparse_and_agrees() -> None:
 
 @pytest.mark.gpu
 def test_nan_reaches_the_result() -> None:
-    conv, batch = make(SHAPES["3x3"], 4)
+    conv, batch = make(SHAPES["3x3"], "nm:1:4")
     lowered = gpu_cs_latency.lower(conv, case("fp32", batch))
     x = inputs(conv, "fp32", batch)[0]
     x[0, 5, 7, 7] = float("nan")
@@ -163,14 +167,19 @@ def test_nan_reaches_the_result() -> None:
 
 
 @pytest.mark.parametrize(
-    "m, channels", [(1, 40), (2, 34), (2, 64), (3, 36), (4, 64), (8, 48), (8, 32), (16, 64),
-                    (16, 16), (16, 256)],
+    "pattern, channels",
+    [("cs:1", 40), ("cs:2", 34), ("cs:2", 64), ("cs:3", 36), ("cs:4", 64), ("cs:8", 48),
+     ("cs:8", 32), ("cs:16", 64), ("cs:16", 16), ("cs:16", 256), ("cs:4:16", 48), ("cs:2:8", 64),
+     ("nm:1:2", 34), ("nm:1:4", 64), ("nm:1:8", 48), ("nm:1:16", 256)],
 )  # fmt: skip
-def test_order_places_every_channel_once_and_steps_hold_two_of_four(m: int, channels: int) -> None:
-    order = Order(channels, m)
+def test_order_places_every_channel_once_and_steps_hold_two_of_four(
+    pattern: str, channels: int
+) -> None:
+    conv, _ = make((1, channels, 3, 32, 3, 1, 1), pattern)
+    found = layers.grouping(conv)
+    m, order = found.m, found.order(channels)
     stored = order.channel[order.channel >= 0]
     assert sorted(stored.tolist()) == list(range(channels))
-    conv, _ = make((1, channels, 3, 32, 3, 1, 1), m)
     placed = conv.weight.new_zeros(32, order.stored, 3, 3)
     placed[:, order.channel >= 0] = conv.weight[:, stored]
     # In a step, each half of 16 places keeps at most one of any two neighbours.
@@ -179,9 +188,11 @@ def test_order_places_every_channel_once_and_steps_hold_two_of_four(m: int, chan
         assert int(pairs.sum(2).max()) <= 1
 
 
-def test_records_hold_the_values_and_their_places() -> None:
-    conv, _ = make((1, 32, 3, 16, 1, 1, 0), 2)
-    packed = pack_weights(conv.weight, conv.bias, 2, True, "cpu")
+@pytest.mark.parametrize("pattern", ["cs:2", "nm:2:4", "nm:1:2", "nm:2:8", "nm:1:16"])
+def test_records_hold_the_values_and_their_places(pattern: str) -> None:
+    conv, _ = make((1, 32, 3, 16, 1, 1, 0), pattern)
+    order = Order(32, 2) if pattern == "cs:2" else Order(32, 1)
+    packed = pack_weights(conv.weight, conv.bias, 2, True, "cpu", order=order)
     assert packed.records.shape == (1, 1, plans.record_bytes(2, True))
     words = packed.records[0, 0, :1024].view(torch.half).float().view(2, 32, 4, 2)
     metadata = packed.records[0, 0, 1024:].view(torch.int32).view(2, 8)
@@ -201,7 +212,7 @@ def test_records_hold_the_values_and_their_places() -> None:
 
 @pytest.mark.parametrize("kernel, padding, size", [(7, 3, 30), (3, 1, 16), (3, 0, 15), (6, 2, 21)])
 def test_strided_stem_as_windows_is_the_same_layer(kernel: int, padding: int, size: int) -> None:
-    conv, _ = make((1, 3, size, 8, kernel, 2, padding), 1, "none")
+    conv, _ = make((1, 3, size, 8, kernel, 2, padding), "", "none")
     layer = layers.kernelize(conv, 1, 8)
     assert layer.windowed
     s, x = layer.shape, torch.randn(1, 3, size, size)
@@ -218,15 +229,17 @@ def test_strided_stem_as_windows_is_the_same_layer(kernel: int, padding: int, si
 
 
 def test_refusals_name_the_reason() -> None:
-    conv, batch = make(SHAPES["3x3"], 4)
+    conv, batch = make(SHAPES["3x3"], "nm:1:4")
     refuse = lambda **change: gpu_cs_latency.why_not(  # noqa: E731
         dataclasses.replace(conv, **change), case("fp32", batch)
     )
+    everything = torch.ones_like(conv.weight)
     assert refuse() is None
     assert "groups" in (refuse(groups=2) or "")
     assert "stride" in (refuse(stride=(1, 2)) or "")
-    assert "cs:M" in (refuse(pattern=PatternSpec("cs", (4, 16))) or "")
-    assert "more than one" in (refuse(weight=torch.ones_like(conv.weight)) or "")
+    assert "cs:M" in (refuse(pattern=PatternSpec("block", (32, 32))) or "")
+    assert "2 of 4" in (refuse(pattern=PatternSpec("nm", (3, 4)), weight=everything) or "")
+    assert "more than one" in (refuse(weight=everything) or "")
     assert "tile" in (refuse(input_size=(64, 9, 401), output_size=(64, 9, 401)) or "")
 
 

@@ -1,4 +1,4 @@
-"""Complementary Sparsity on a GPU: two sets of kernels, the faster one by measurement.
+"""`cs` and `nm` on a GPU: two sets of sparse tensor core kernels, the faster one by measurement.
 
 `latency` cuts the K axis and keeps weights compressed, `throughput` cuts pixels and channels only.
 Up to batch 4 the first is taken and above 32 the second, each where it can run; in between both
@@ -57,12 +57,15 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     )  # fmt: skip
     made: LoweredConv | None = _fastest(makers, inputs, ("cs layer", layer, case.dtype, case.batch))
     if made is None:
-        raise BackendError(f"no kernel of cs runs {conv.describe()}")
+        raise BackendError(f"no sparse tensor core kernel runs {conv.describe()}")
     return made
 
 
 def lower_network(program: Program, case: Case) -> LoweredNetwork | None:
-    """The network by the faster kernels; None where neither takes all of it."""
+    """The network by the faster kernels; None where neither takes all of it, or no layer sparse."""
+    carrying = [conv for conv in program.convolutions if conv.pattern is not None]
+    if carrying and all(why_not(conv, case) is not None for conv in carrying):
+        return None
     likely = _likely(_ready(case), case)
     makers = {name: functools.partial(way.lower_network, program, case) for name, way in likely}
     layers = [(tuple(c.weight.shape), c.input_size, str(c.pattern)) for c in program.convolutions]

@@ -1,4 +1,4 @@
-"""Complementary Sparsity on a GPU at batch 1 to 8: compressed weights, sparse tensor cores."""
+"""`cs` and `nm` on a GPU at batch 1 to 8: compressed weights, sparse tensor cores."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     """The layer by itself: x is packed into planes, convolved, and comes back as floats."""
     split = case.dtype == "fp32"
     layer = layers.kernelize(conv, case.batch, conv.weight.shape[0])
-    order, plain = Order(layer.channels, layer.m), Order(conv.weight.shape[0], 1)
+    order, plain = layer.order, Order(conv.weight.shape[0], 1)
     out_order = plain if conv.residual else None
     if conv.residual:
         layer = layers.kernelize(conv, case.batch, plain.stored)

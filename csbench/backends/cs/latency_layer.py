@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,36 +13,61 @@ from torch import Tensor
 from csbench.core.case import Case
 from csbench.errors import BackendError
 from csbench.graph.program import Conv
-from csbench.kernels import nvrtc, search
+from csbench.kernels import nvrtc, search, two_of_four
 from csbench.kernels.latency import io
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.pack import Order, Packed, pack_weights
+from csbench.sparse.layout import group_geometry, to_groups
 
 _FEW_CHANNELS = 4  # a strided layer of so few reads windows of 2 x 4 pixels as channels
 _WINDOW, _ORIGIN = (2, 4), -2
 
 
+class Grouping(NamedTuple):
+    """What a layer keeps, as the kernels see it: one of every `m` in spans of `span` channels.
+
+    m = 1 is dense, and m = 2 any two of four neighbours in that order (see Order).
+    """
+
+    m: int
+    span: int = 0
+
+    def order(self, channels: int) -> Order:
+        """The order of so many channels for this grouping; as they come where it does not fit."""
+        fits = self.m > 1 and channels % (self.span or self.m) == 0
+        return Order(channels, *self) if fits else Order(channels, 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Kernelized:
-    """A convolution as the kernels see it: one of every `m` kept, windows of pixels as channels."""
+    """A convolution as the kernels see it: its grouping, and windows of pixels as channels."""
 
     conv: Conv
     weight: Tensor
-    m: int
+    grouping: Grouping
     shape: plans.Shape
     windowed: bool
 
     @property
-    def channels(self) -> int:
-        return int(self.weight.shape[1])
+    def m(self) -> int:
+        return self.grouping.m
+
+    @property
+    def order(self) -> Order:
+        """The order of channels that a sparse layer reads; a dense one takes any."""
+        return self.grouping.order(int(self.weight.shape[1]))
 
 
-def members(conv: Conv) -> int:
-    """M of `cs:M`, and 1 for a layer that stays dense."""
-    if conv.pattern is None or conv.pattern.name != "cs":
-        return 1
-    return conv.pattern.parameters[0]
+def grouping(conv: Conv) -> Grouping:
+    """How the kernels take the layer's pattern (`cs`, `nm` or none)."""
+    if conv.pattern is None:
+        return Grouping(1)
+    cin = conv.weight.shape[1]
+    n, m, span = group_geometry(conv.pattern, cin)
+    if n > 1:
+        return Grouping(2, 2)
+    return Grouping(m, 0 if span == cin and conv.pattern.name == "cs" else span)
 
 
 def kernelize(conv: Conv, images: int, rows: int) -> Kernelized:
@@ -52,10 +78,10 @@ def kernelize(conv: Conv, images: int, rows: int) -> Kernelized:
         images, height, width, rows, out_height, out_width, (kh, kw),
         conv.stride[0], conv.padding, conv.dilation,
     )  # fmt: skip
-    m = members(conv)
+    found = grouping(conv)
     few = conv.weight.shape[1] <= _FEW_CHANNELS and conv.dilation == (1, 1)
-    if m > 1 or not few or conv.stride != (2, 2):
-        return Kernelized(conv, conv.weight, m, shape, False)
+    if found.m > 1 or not few or conv.stride != (2, 2):
+        return Kernelized(conv, conv.weight, found, shape, False)
     return _windowed(conv, shape)
 
 
@@ -82,7 +108,7 @@ def _windowed(conv: Conv, shape: plans.Shape) -> Kernelized:
         taps=(taps_y, taps_x), stride=1, padding=(-first_y, -first_x // 2 + _ORIGIN // 2),
         dilation=(1, 2),
     )  # fmt: skip
-    return Kernelized(conv, weight.flatten(1, 3), 1, reshaped, True)
+    return Kernelized(conv, weight.flatten(1, 3), Grouping(1), reshaped, True)
 
 
 def pack_input(x: Tensor, layer: Kernelized, order: Order, split: bool, scale: float) -> Planes:
@@ -104,26 +130,29 @@ def why_not(conv: Conv, case: Case) -> str | None:
         return f"it has {conv.groups} groups; the latency kernels do ungrouped convolutions"
     if conv.stride[0] != conv.stride[1]:
         return f"its stride {conv.stride} differs between rows and columns"
-    pattern = conv.pattern
-    if pattern is not None and pattern.name != "cs":
-        return f"its pattern is {pattern}; the latency kernels take cs:M"
-    if pattern is not None and len(pattern.parameters) != 1:
-        return f"its pattern is {pattern}; the latency kernels take groups Cin/M apart (cs:M)"
-    m, cin = members(conv), conv.weight.shape[1]
-    if m > 256 or cin % m:
-        return f"{cin} input channels are not a multiple of M = {m} (at most 256)"
-    if m > 1 and _most_in_a_group(conv.weight, m) > 1:
-        return f"its weights keep more than one of some {m} candidates"
+    reason = _why_not_pattern(conv)
+    if reason is not None:
+        return reason
     layer = kernelize(conv, case.batch, conv.weight.shape[0])
-    order = Order(layer.channels, m)
-    if not plans.candidates(layer.shape, order, m, case.dtype == "fp32"):
+    if not plans.candidates(layer.shape, layer.order, layer.m, case.dtype == "fp32"):
         return f"no tile fits an image of {conv.input_size[1]}x{conv.input_size[2]}"
     return None
 
 
-def _most_in_a_group(weight: Tensor, m: int) -> int:
-    cout, cin, kh, kw = weight.shape
-    return int((weight.view(cout, m, cin // m, kh, kw) != 0).sum(1).max())
+def _why_not_pattern(conv: Conv) -> str | None:
+    pattern, cin = conv.pattern, conv.weight.shape[1]
+    if pattern is None:
+        return None
+    if pattern.name not in ("cs", "nm"):
+        return f"its pattern is {pattern}; the latency kernels take cs:M, cs:M:S and nm:N:M"
+    n, m, span = group_geometry(pattern, cin)
+    if cin % m or cin % span or m > 256:
+        return f"{cin} input channels do not make groups of {pattern} (M at most 256)"
+    if n > 1 and not two_of_four.fits(conv.weight):
+        return f"sparse tensor cores take 2 of 4 neighbours; {pattern} keeps more of some"
+    if n == 1 and int((to_groups(conv.weight, m, span) != 0).sum(3).max()) > 1:
+        return f"its weights keep more than one of some {m} candidates"
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +198,8 @@ class Prepared:
             for name, convolution in made.items()
         }
         source = nvrtc.digest("latency/conv.cu")
-        key = ("cs latency", source, s, self.order, layer.m, self.split, residual is not None)
+        order = (self.order.channels, self.order.m)  # where groups lie does not matter to time
+        key = ("cs latency", source, s, order, layer.m, self.split, residual is not None)
         return made[search.fastest(runs, key)]
 
 

@@ -55,8 +55,8 @@ class _Lowering:
     def __init__(self, program: Program, case: Case) -> None:
         self.program, self.case, self.split = program, case, case.dtype == "fp32"
         self.peaks = calibrate(program, case)
-        sparse = [m for m in map(layers.members, program.convolutions) if m > 1]
-        self.m = Counter(sparse).most_common(1)[0][0] if sparse else 1
+        found = Counter(g for g in map(layers.grouping, program.convolutions) if g.m > 1)
+        self.grouping = found.most_common(1)[0][0] if found else layers.Grouping(1)
         self.readers = _readers(program)
         self.planes: dict[int, tuple[Order, float]] = {}  # by value: order and scale
         self.packed: dict[tuple[int, Order, bool], int] = {}
@@ -77,14 +77,13 @@ class _Lowering:
     # ---- steps
 
     def _convolution(self, step: Step, conv: Conv) -> None:
-        cout, m = conv.weight.shape[0], layers.members(conv)
+        cout = conv.weight.shape[0]
         plain = not conv.residual and not any(map(_on_planes, self.readers[step.output]))
         out_order = None if plain else self._order(cout)
         rows = cout if out_order is None else out_order.stored
         layer = layers.kernelize(conv, self.case.batch, rows)
-        order = Order(layer.channels, m) if m > 1 else self._order(layer.channels)
-        if layer.windowed:
-            order = Order(layer.channels, 1)
+        dense = layer.m == 1 and not layer.windowed  # such a layer takes any order
+        order = self._order(layer.weight.shape[1]) if dense else layer.order
         inputs = [self._as_planes(step.inputs[0], order, layer)]
         if out_order is not None and conv.residual:
             inputs.append(self._as_planes(step.inputs[1], out_order))
@@ -95,7 +94,7 @@ class _Lowering:
         self.calls.append(Call(run, tuple(inputs), step.output))
         if out_order is not None:
             self.planes[step.output] = out_order, scales[1]
-        self._report(conv, convolution, m > 1)
+        self._report(conv, convolution, layer.m > 1)
 
     def _pooling(self, step: Step) -> bool:
         source, window = step.inputs[0], max_window(step.op)
@@ -138,7 +137,7 @@ class _Lowering:
 
     def _order(self, channels: int) -> Order:
         """The order of a tensor of so many channels: the sparse layers' where it can be."""
-        return Order(channels, self.m if channels % self.m == 0 else 1)
+        return self.grouping.order(channels)
 
     def _scale(self, value: int) -> float:
         """The power of two that brings the calibrated peak to at most 2^8."""

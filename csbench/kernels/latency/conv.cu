@@ -1,4 +1,5 @@
-// Convolution at small batch with Complementary Sparsity (or dense) weights, on tensor cores.
+// Convolution at small batch with weights that keep one of M (or two of four, or all), on tensor
+// cores: Complementary Sparsity and N:M, which differ in the order of channels alone.
 //
 // An implicit GEMM: rows are output channels, columns are output pixels. At batch 1 both together
 // cannot fill the machine, so the K axis is cut over the blocks of a cluster and the warps of a
@@ -7,13 +8,14 @@
 // Activations and rows of weights are scaled by powers of two, so that neither plane overflows or
 // loses bits to underflow.
 //
-// K is walked in steps of 32 channels at one tap. Channels lie in memory in an order (see
-// cs_latency_pack.py) that makes a step either
+// K is walked in steps of 32 channels at one tap. Channels lie in memory in an order (see pack.py)
+// that makes a step either
 //   MODE 0  dense: any 32 channels;
-//   MODE 1  M = 2: both candidates of 16 groups, (0, 1) next to each other;
+//   MODE 1  any two of every four neighbours kept: M = 2 with the candidates of a group side by
+//           side, or 2:4;
 //   MODE 2  M > 2: four of the M candidates of 8 groups: (2p, 2p+1) of each group, then the next p.
-// So one kept weight of a group is at most one of two neighbours: 2:4 sparsity, whose metadata does
-// not depend on the step. In MODE 2 a warp loads the kept weights of its rows once and, for each
+// One kept weight of a group is at most one of two neighbours: 2:4 sparsity, whose metadata in MODE
+// 2 does not depend on the step. In MODE 2 a warp loads the kept weights of its rows once and, for each
 // step, keeps those whose choice lies in it: weights travel compressed at every M.
 //
 // Weights and pixels arrive by the bulk copy engine; weights before the previous kernel has ended.

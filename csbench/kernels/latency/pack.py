@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from csbench.kernels.two_of_four import positions
+
 ROW_PADDING = 128  # rows of the widest tile: scale and bias are readable that far
 STEP = 32  # channels of one step along K
 _PEAK = 256.0  # rows are scaled so that their largest weight lies in [256, 512)
@@ -18,14 +20,16 @@ _PEAK = 256.0  # rows are scaled so that their largest weight lies in [256, 512)
 class Order:
     """Where the channels of a tensor stand when one of every `m` is kept (m = 1: dense).
 
-    Groups of Cin / M channels apart come in sets; a set is `run` steps of 32 channels. A step
-    holds, for each of 8 groups (16 when m = 2), neighbouring candidates as (even, odd) pairs. With
-    fewer than 8 groups (a power of two) a step holds more candidates of each instead. Places that
-    no channel takes are padding.
+    The m candidates of a group lie span / m channels apart, and groups repeat every `span`
+    channels: span = m is N:M's grouping of neighbours, 0 stands for all channels. Groups come in
+    sets; a set is `run` steps of 32 channels. A step holds, for each of 8 groups (16 when m = 2),
+    neighbouring candidates as (even, odd) pairs. With fewer than 8 groups (a power of two) a step
+    holds more candidates of each instead. Places that no channel takes are padding.
     """
 
     channels: int
     m: int
+    span: int = 0
 
     @property
     def groups(self) -> int:
@@ -67,7 +71,10 @@ class Order:
         if self.m == 1:
             place = index
         else:
-            candidate, group = index // self.groups, index % self.groups
+            span = self.span or self.channels
+            apart = span // self.m
+            candidate = index % span // apart
+            group = index // span * apart + index % apart
             inner = group % self.places * 2 + candidate % 2
             pair = candidate // 2 * self.places * 2
             place = group // self.places * self.run * STEP + pair + inner
@@ -104,8 +111,9 @@ def pack_weights(
 ) -> Packed:  # fmt: skip
     """Pack float32 OIHW weights that keep at most one of each group (m = 1: all of them).
 
-    `order` is that of the input (default: the one for `m`; a dense layer takes any), `out_order`
-    that of the output (default: as they come). Rows are divided by a power of two, so that what a
+    With m = 2 any two of four neighbours in `order` may be kept. `order` is that of the input
+    (default: the one of cs:`m`; a dense layer takes any), `out_order` that of the output (default:
+    as they come). Rows are divided by a power of two, so that what a
     half rounds away is no subnormal half; `x_scale` is what the input's halves were multiplied by.
     """
     order = order or Order(weight.shape[1], m)
@@ -118,7 +126,10 @@ def pack_weights(
     scaled = pad(weight / scale.view(-1, 1, 1, 1), (0, 0) * 3 + (0, m16 * 16 - len(weight)))
     rows = _take(scaled.flatten(2).permute(1, 0, 2), order.channel)  # [places, rows, taps]
     rows = rows.permute(1, 2, 0).reshape(m16, 2, 8, rows.shape[2], order.sets, -1)
-    records = _dense(rows, split) if m == 1 else _sparse(rows, Order(order.channels, m), split)
+    if m <= 2:
+        records = _dense(rows, split) if m == 1 else _two_of_four(rows, split)
+    else:
+        records = _one_of_many(rows, order.places, split)
     return Packed(
         order, records.to(device), _padded(scale / x_scale).to(device),
         _padded(bias.float()).to(device), len(weight),
@@ -143,20 +154,27 @@ def _dense(rows: Tensor, split: bool) -> Tensor:
     return _bytes(planes.permute(5, 4, 1, 0, 6, 3, 8, 7, 2, 9), steps * taps, m16)
 
 
-def _sparse(rows: Tensor, order: Order, split: bool) -> Tensor:
-    """[m16, 2, 8, taps, sets, places] -> records: kept values, their pairs, and metadata."""
+def _two_of_four(rows: Tensor, split: bool) -> Tensor:
+    """[m16, 2, 8, taps, sets, 32] -> records: the two kept of every four places, and metadata."""
+    m16, _, _, taps, sets, _ = rows.shape
+    fours = rows.reshape(m16, 2, 8, taps, sets, 2, 4, 4)
+    both = positions(fours)
+    planes = _planes(fours.gather(-1, both), split)
+    # [plane, m16, row half, row, taps, sets, k half, four, 2]
+    values = _bytes(planes.permute(5, 4, 1, 0, 3, 7, 6, 2, 8), sets * taps, m16)
+    return torch.cat([values, _metadata(both)], -1)
+
+
+def _one_of_many(rows: Tensor, places: int, split: bool) -> Tensor:
+    """[m16, 2, 8, taps, sets, places] -> records: kept values, their pairs, and metadata.
+
+    `places` is how many groups a step tells apart.
+    """
     m16, _, _, taps, sets, _ = rows.shape
     # The 16 places of a k-block are 8 columns of (even, odd); at most one of a column's pairs
     # in all k-blocks is kept, unless columns repeat a group: then one of all its repetitions.
     pairs = rows.reshape(m16, 2, 8, taps, sets, -1, 8, 2)
-    if order.m == 2:
-        both = pairs.reshape(m16, 2, 8, taps, sets, 16, 2)
-        odd = both.abs().argmax(-1)
-        kept = both.gather(-1, odd.unsqueeze(-1)).squeeze(-1).reshape(*odd.shape[:-1], 2, 4, 2)
-        planes = _planes(kept, split)  # [plane, m16, row half, row, taps, sets, k half, 4, 2]
-        values = _bytes(planes.permute(5, 4, 1, 0, 3, 7, 6, 2, 8), sets * taps, m16)
-        return torch.cat([values, _metadata(odd.reshape(*odd.shape[:-1], 2, 8))], -1)
-    repeats = 8 // min(8, order.places)
+    repeats = 8 // min(8, places)
     by_group = pairs.reshape(*pairs.shape[:-2], repeats, 8 // repeats, 2)
     # candidates of a group in ascending order: (k-block, repetition, odd)
     flat = by_group.transpose(-2, -1).flatten(-4, -2).reshape(
@@ -169,16 +187,18 @@ def _sparse(rows: Tensor, order: Order, split: bool) -> Tensor:
     planes = _planes(kept.reshape(columns), split)  # [plane, m16, row half, row, taps, sets, 4, 2]
     values = _bytes(planes.permute(5, 4, 1, 3, 6, 0, 2, 7), sets * taps, m16)
     choice = (which // 2).to(torch.uint8).reshape(columns).permute(4, 3, 0, 2, 5, 1, 6)
-    meta = _metadata((which % 2).unsqueeze(-2))
+    # Each four holds one of its lower and one of its upper pair.
+    places_of_four = (which % 2).reshape(columns) + torch.tensor([0, 2])
+    meta = _metadata(places_of_four.unsqueeze(-3))
     return torch.cat([values, _bytes(choice, sets * taps, m16), meta], -1)
 
 
-def _metadata(odd: Tensor) -> Tensor:
-    """[m16, row half, row, taps, sets, k half, 8] of 0 or 1 -> bytes of a word for each row.
+def _metadata(both: Tensor) -> Tensor:
+    """[m16, row half, row, taps, sets, k half, four, 2] places -> bytes of a word for each row.
 
-    Four bits tell where the two kept of four columns stand; 16 bits for row r, then for r + 8.
+    Four bits tell where the two kept of a four stand; 16 bits for row r, then for r + 8.
     """
-    nibbles = odd[..., 0::2] | (2 | odd[..., 1::2]) << 2
+    nibbles = both[..., 0] | both[..., 1] << 2
     halves = (nibbles << torch.tensor([0, 4, 8, 12])).sum(-1)
     words = (halves[:, 0] | halves[:, 1] << 16).permute(3, 2, 0, 4, 1)  # sets, taps, m16, half, row
     parts = torch.stack([words >> s & 255 for s in (0, 8, 16, 24)], -1).to(torch.uint8)

@@ -1,0 +1,1 @@
+"""N:M on a GPU: by kernels of csbench's own, and by cuSPARSELt."""
