@@ -1,12 +1,9 @@
-"""CUDA C++ compiled at run time by NVRTC, loaded and launched through the CUDA driver.
+"""CUDA C++ compiled at run time by NVRTC, and cached by the hash of everything that decides it.
 
     module = nvrtc.load("block/block.cu", options=("-DTILE=64",))
     module.kernel("product").launch((8, 4), 256, [a, b, c, n], shared=65536, overlap=True)
 
-Both libraries come with torch's CUDA wheels, so users need no compiler. They are called through
-ctypes, because launches need attributes (clusters, programmatic dependent launch) that the
-Python wrappers of CUDA expose only in part. Compiled code is cached by the hash of everything
-that decides it.
+NVRTC comes with torch's CUDA wheels, so users need no compiler; driver.py loads and launches.
 """
 
 from __future__ import annotations
@@ -14,149 +11,28 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import re
 import sys
-from collections.abc import Sequence
-from ctypes import byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_void_p
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from csbench.core.cache import cache_dir, write_atomically
 from csbench.errors import BackendError
+from csbench.kernels.driver import Kernel, Module, driver
 
-Argument = Tensor | int | float | None | ctypes.Structure | ctypes.Array | Any  # type: ignore[type-arg]
-Dim = int | Sequence[int]
+__all__ = [
+    "Kernel", "Module", "architecture", "compile_all", "compile_cubin", "digest", "driver", "load",
+    "load_cubin", "missing", "nvrtc_version", "source",
+]  # fmt: skip
 
-# From cuda.h: CUfunction_attribute and CUlaunchAttributeID.
-_STATIC_SHARED, _MAX_DYNAMIC_SHARED, _NON_PORTABLE_CLUSTER = 1, 8, 14
-_COOPERATIVE, _CLUSTER, _PROGRAMMATIC = 2, 4, 6
-
-
-class _Attribute(ctypes.Structure):
-    """CUlaunchAttribute: an identity, and a union of 64 bytes read here as words."""
-
-    _fields_ = [("id", c_int), ("pad", c_int), ("value", c_uint * 16)]
-
-
-class _Config(ctypes.Structure):
-    """CUlaunchConfig."""
-
-    _fields_ = [
-        ("grid", c_uint * 3), ("block", c_uint * 3), ("shared", c_uint), ("stream", c_void_p),
-        ("attributes", ctypes.POINTER(_Attribute)), ("count", c_uint),
-    ]  # fmt: skip
-
-
-class Kernel:
-    """One `__global__` function on one device."""
-
-    def __init__(self, module: Module, name: str) -> None:
-        self.module, self.name = module, name
-        self._handle = c_void_p()
-        _check(
-            driver().cuModuleGetFunction(byref(self._handle), module.handle, name.encode()),
-            f"looking up kernel '{name}'",
-        )
-        # Without a higher limit, dynamic and static shared memory together get 48 KiB.
-        self._shared = 48 * 1024 - self.attribute(_STATIC_SHARED)
-
-    def prepare(self, *, shared: int = 0, large_clusters: bool = False) -> Kernel:
-        """Raise the limits that launches need: dynamic shared memory, clusters above 8 blocks."""
-        if shared > self._shared:
-            self._set(_MAX_DYNAMIC_SHARED, shared)
-            self._shared = shared
-        if large_clusters:
-            self._set(_NON_PORTABLE_CLUSTER, 1)
-        return self
-
-    def attribute(self, number: int) -> int:
-        """A CUfunction_attribute: 1 static shared memory, 3 local memory (spills), 4 registers."""
-        value = c_int()
-        _check(
-            driver().cuFuncGetAttribute(byref(value), number, self._handle),
-            f"reading attribute {number} of kernel '{self.name}'",
-        )
-        return value.value
-
-    def launch(
-        self,
-        grid: Dim,
-        block: Dim,
-        arguments: Sequence[Argument],
-        *,
-        shared: int = 0,
-        cluster: Dim | None = None,
-        overlap: bool = False,
-        cooperative: bool = False,
-    ) -> None:
-        """Launch on torch's current stream; safe while a CUDA graph is captured.
-
-        A tensor passes its pointer, None a null pointer, an int 32 bits, a float 32 bits, and a
-        ctypes value itself (c_int64, a Structure by value). `overlap` is programmatic dependent
-        launch: the kernel may start before its predecessor ends, so it must execute
-        griddepcontrol.wait before it touches anything that another kernel writes.
-        """
-        if shared > self._shared:
-            self.prepare(shared=shared)
-        attributes = (_Attribute * 3)()
-        count = 0
-        if cluster is not None:
-            attributes[count].id = _CLUSTER
-            attributes[count].value[:3] = _three(cluster)
-            count += 1
-        if overlap:
-            attributes[count].id, attributes[count].value[0] = _PROGRAMMATIC, 1
-            count += 1
-        if cooperative:
-            attributes[count].id, attributes[count].value[0] = _COOPERATIVE, 1
-            count += 1
-        stream = torch.cuda.current_stream(self.module.device).cuda_stream
-        config = _Config(_dim(grid), _dim(block), shared, stream, attributes, count)
-        values = [_value(a) for a in arguments]
-        pointers = (c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-        code = driver().cuLaunchKernelEx(byref(config), self._handle, pointers, None)
-        if code:
-            _check(code, f"launching kernel '{self.name}' (grid {grid}, block {block}, "
-                   f"{shared} bytes of shared memory, cluster {cluster})")  # fmt: skip
-
-    def _set(self, attribute: int, value: int) -> None:
-        _check(
-            driver().cuFuncSetAttribute(self._handle, attribute, value),
-            f"setting attribute {attribute} of kernel '{self.name}' to {value}",
-        )
-
-
-class Module:
-    """Machine code loaded on one device; kernels by name."""
-
-    def __init__(self, cubin: bytes, device: int) -> None:
-        self.device, self.handle = device, c_void_p()
-        with torch.cuda.device(device):
-            torch.cuda.current_stream()  # makes the primary context current
-            torch.empty(1, device="cuda")
-            _check(driver().cuModuleLoadData(byref(self.handle), cubin), "loading a kernel module")
-        self._kernels: dict[str, Kernel] = {}
-
-    def kernel(self, name: str) -> Kernel:
-        """The kernel of that name (declared extern "C")."""
-        if name not in self._kernels:
-            with torch.cuda.device(self.device):
-                self._kernels[name] = Kernel(self, name)
-        return self._kernels[name]
-
-    def read_int(self, name: str) -> int:
-        """A global `int` of the module (declared extern "C" __device__)."""
-        address, size, value = c_void_p(), c_size_t(), c_int()
-        doing = f"reading '{name}' of a kernel module"
-        _check(
-            driver().cuModuleGetGlobal_v2(byref(address), byref(size), self.handle, name.encode()),
-            doing,
-        )
-        _check(driver().cuMemcpyDtoH_v2(byref(value), address, c_size_t(4)), doing)
-        return value.value
+# Line numbers cost nothing at run time, and let compute-sanitizer and profilers name the source.
+_FLAGS = ("--std=c++17", "--generate-line-info")
 
 
 @functools.cache
@@ -193,38 +69,52 @@ def architecture(device: int) -> str:
     return f"sm_{major}{minor}{'a' if major >= 9 else ''}"
 
 
+def compile_all(jobs: Iterable[tuple[str, Sequence[str]]], device: int | None = None) -> None:
+    """Compile kernel files, each with its options, side by side, as far as they are not cached.
+
+    For a search, whose first use of every candidate would compile them one after another.
+    """
+    arch = architecture(torch.cuda.current_device() if device is None else device)
+    wanted = {(file, tuple(options)) for file, options in jobs}
+    lacking = sorted(job for job in wanted if not _cubin_path(*job, arch).exists())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NVRTC lets go of the interpreter's lock
+        list(pool.map(lambda job: compile_cubin(job[0], options=job[1], arch=arch), lacking))
+
+
 def compile_cubin(file: str, *, options: Sequence[str] = (), arch: str = "sm_90a") -> bytes:
     """Machine code of a kernel file; raises BackendError with the compiler's log.
 
     `#include` takes paths in this folder, and finds the CUDA headers where a wheel brought them.
     The files of this folder that the source includes are part of the cache key.
     """
-    text = source(file)
-    flags = [f"--gpu-architecture={arch}", "--std=c++17", *options]
-    flags += [f"-I{folder}" for folder in (Path(__file__).parent, *_cuda_headers())]
-    version = nvrtc_version()
-    key = hashlib.sha256(
-        repr((text, arch, tuple(options), version, _included(text))).encode()
-    ).hexdigest()
-    path = cache_dir() / "nvrtc" / f"{key[:32]}.cubin"
+    path = _cubin_path(file, tuple(options), arch)
     if path.exists():
         return path.read_bytes()
-    cubin = _compile(text, flags, file)
+    flags = [f"--gpu-architecture={arch}", *_FLAGS, *options]
+    flags += [f"-I{folder}" for folder in (Path(__file__).parent, *_cuda_headers())]
+    cubin = _compile(source(file), flags, file)
     write_atomically(path, cubin)
     return cubin
 
 
-def _included(source: str) -> list[str]:
-    """Texts of the files of this folder that a source includes, directly or through others."""
-    texts: dict[str, str] = {}
-    pending = [source]
-    while pending:
-        for name in re.findall(r'^\s*#\s*include\s*[<"]([^">]+)[">]', pending.pop(), re.MULTILINE):
-            file = Path(__file__).parent / name
-            if name not in texts and file.is_file():
-                texts[name] = file.read_text()
-                pending.append(texts[name])
-    return [texts[name] for name in sorted(texts)]
+def _cubin_path(file: str, options: tuple[str, ...], arch: str) -> Path:
+    """Where the machine code is kept: under the hash of everything that decides it."""
+    identity = repr((_texts(file), arch, _FLAGS, options, nvrtc_version()))
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    return cache_dir() / "nvrtc" / f"{key[:32]}.cubin"
+
+
+@functools.cache
+def _texts(file: str) -> str:
+    """A hash of a kernel file and of all files of this folder that it includes."""
+    names = [file]
+    for name in names:
+        for included in re.findall(
+            r'^\s*#\s*include\s*[<"]([^">]+)[">]', source(name), re.MULTILINE
+        ):
+            if included not in names and (Path(__file__).parent / included).is_file():
+                names.append(included)
+    return digest(*sorted(names))
 
 
 def _compile(source: str, flags: Sequence[str], name: str) -> bytes:
@@ -253,6 +143,7 @@ def _fetch(size_of: Any, get: Any, program: c_void_p) -> bytes:
     return text.raw
 
 
+@functools.cache
 def nvrtc_version() -> tuple[int, int]:
     """Version of the NVRTC library, for example (13, 0)."""
     major, minor = c_int(), c_int()
@@ -297,28 +188,10 @@ def _beside(library: str, pattern: str) -> list[Path]:
 
 
 @functools.cache
-def driver() -> ctypes.CDLL:
-    """The CUDA driver's library, for calls that this module does not wrap."""
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        raise BackendError("libcuda.so.1 was not found; install the NVIDIA driver") from None
-
-
-@functools.cache
 def _cuda_headers() -> tuple[Path, ...]:
     folders = [f for p in sys.path for f in sorted((Path(p) / "nvidia").glob("*/include"))]
     folders.append(Path("/usr/local/cuda/include"))
     return tuple(f for f in folders if (f / "cuda_fp16.h").exists())
-
-
-def _check(code: int, doing: str) -> None:
-    if code:
-        text = c_char_p()
-        driver().cuGetErrorString(code, byref(text))
-        raise BackendError(
-            f"{doing}: {(text.value or b'unknown error').decode()} (CUDA driver error {code})"
-        )
 
 
 def _check_nvrtc(code: int, doing: str) -> None:
@@ -328,25 +201,3 @@ def _check_nvrtc(code: int, doing: str) -> None:
 
 def _message(code: int) -> str:
     return str(_nvrtc().nvrtcGetErrorString(code).decode())
-
-
-def _three(dim: Dim) -> tuple[int, int, int]:
-    given = (dim,) if isinstance(dim, int) else tuple(dim)
-    x, y, z = (*given, 1, 1, 1)[:3]
-    return x, y, z
-
-
-def _dim(dim: Dim) -> Any:
-    return (c_uint * 3)(*_three(dim))
-
-
-def _value(argument: Argument) -> Any:
-    if isinstance(argument, Tensor):
-        return c_void_p(argument.data_ptr())
-    if argument is None:
-        return c_void_p()
-    if isinstance(argument, int):
-        return c_int(argument)
-    if isinstance(argument, float):
-        return c_float(argument)
-    return argument
