@@ -21,21 +21,28 @@ CALLS = 5  # in one graph, so that the launch of the graph itself weighs little
 _answers: dict[str, Any] = {}  # what this process has looked up or measured, by digest
 
 
-def fastest(candidates: Mapping[str, Run], key: object) -> str:
+def fastest(
+    candidates: Mapping[str, Run], key: object, prepare: Callable[[], object] | None = None
+) -> str:
     """The name of the candidate that takes least time; see ranking()."""
-    return ranking(candidates, key)[0]
+    return ranking(candidates, key, prepare)[0]
 
 
-def ranking(candidates: Mapping[str, Run], key: object) -> list[str]:
+def ranking(
+    candidates: Mapping[str, Run], key: object, prepare: Callable[[], object] | None = None
+) -> list[str]:
     """The names from fast to slow; remembered under `key`, which names what decides the order.
 
-    A candidate that fails is left out; RuntimeError when all do.
+    `prepare` is called before they are measured, for example to compile them side by side. A
+    candidate that fails is left out; RuntimeError when all do.
     """
     names = sorted(candidates)
     if len(names) == 1:
         return names
 
     def compute() -> dict[str, float]:
+        if prepare is not None:
+            prepare()
         return measure(candidates)
 
     times: dict[str, float] = remembered((key, names), compute)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 
 import torch
@@ -69,10 +68,10 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
 
 def ranked(layer: BlockLayer, conv: Conv, case: Case) -> list[str]:
     """The names of the layer's tiles from fast to slow, each timed alone."""
-    compile_all(layer.tiles.values())
     x, residual = sample(conv, case, "NHWC")
     runs = {name: partial(layer.run, tile, x, residual) for name, tile in layer.tiles.items()}
-    return search.ranking(runs, ("block.cu", nvrtc.digest(SOURCE), layer.signature, case.batch))
+    key = ("block.cu", nvrtc.digest(SOURCE), layer.signature, case.batch)
+    return search.ranking(runs, key, partial(compile_all, layer.tiles.values()))
 
 
 class BlockLayer:
@@ -169,15 +168,7 @@ def to_tf32(values: Tensor) -> Tensor:
 
 def compile_all(choices: Iterable[Tile]) -> None:
     """Compile what is not cached yet, several at a time."""
-    options = sorted({tile.options for tile in choices})
-    arch = nvrtc.architecture(torch.cuda.current_device())
-    compile_one = partial(_compile, arch)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(compile_one, options))
-
-
-def _compile(arch: str, options: tuple[str, ...]) -> bytes:
-    return nvrtc.compile_cubin(SOURCE, options=options, arch=arch)
+    nvrtc.compile_all((SOURCE, tile.options) for tile in choices)
 
 
 @cache

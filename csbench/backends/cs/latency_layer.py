@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -192,21 +193,22 @@ class Prepared:
         residual = None
         if layer.conv.residual and self.out_order is not None:
             residual = _random(self.split, s.images, s.out_height, s.out_width, self.out_order)
-        made = {str(plan): self.run(plan) for plan in ways}
-        runs = {
-            name: partial(_once, convolution, x, self, residual)
-            for name, convolution in made.items()
-        }
+        made = {str(plan): cache(partial(self.run, plan)) for plan in ways}
+        runs = {name: partial(_once, make, x, self, residual) for name, make in made.items()}
+        plain = self.out_order is None
+        jobs = [
+            ("latency/conv.cu", plans.kernel_options(p, self.split, layer.m, plain)) for p in ways
+        ]
         source = nvrtc.digest("latency/conv.cu")
         order = (self.order.channels, self.order.m)  # where groups lie does not matter to time
         key = ("cs latency", source, s, order, layer.m, self.split, residual is not None)
-        return made[search.fastest(runs, key)]
+        return made[search.fastest(runs, key, partial(nvrtc.compile_all, jobs))]()
 
 
 def _once(
-    convolution: plans.Convolution, x: Planes, layer: Prepared, residual: Planes | None
+    make: Callable[[], plans.Convolution], x: Planes, layer: Prepared, residual: Planes | None
 ) -> None:
-    convolution.launch(x, layer.output(), residual)
+    make().launch(x, layer.output(), residual)
 
 
 def _random(split: bool, images: int, height: int, width: int, order: Order) -> Planes:

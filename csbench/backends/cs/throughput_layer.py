@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -69,13 +67,13 @@ class Layer:
 
     def choose(self, x: Tensor, residual: Tensor | None) -> None:
         """Take the tile that is fastest on these packed activations (measured, cached)."""
-        compile_all(self.kind, self.tiles.values())
         runs = {name: partial(self.run_with, t, x, residual) for name, t in self.tiles.items()}
         key = (
             "cs_wgmma", nvrtc.digest(*_SOURCES), self.kind, tuple(self.geometry), self.relu,
             residual is not None, x.shape[0],
         )  # fmt: skip
-        self.tile = self.tiles[search.fastest(runs, key)]
+        jobs = [_source(self.kind, tile) for tile in self.tiles.values()]
+        self.tile = self.tiles[search.fastest(runs, key, partial(nvrtc.compile_all, jobs))]
 
     @property
     def algorithm(self) -> str:
@@ -153,16 +151,8 @@ def stored_rows(values: Tensor) -> Tensor:
     return torch.nn.functional.pad(values.float(), (0, padded(len(values)) - len(values)))
 
 
-def compile_all(kind: Kind, tiles: Iterable[Tile | Halo]) -> None:
-    """Compile side by side what is not cached yet: NVRTC needs no GPU and releases the GIL."""
-    arch = nvrtc.architecture(torch.cuda.current_device())
-
-    def one(tile: Tile | Halo) -> None:
-        if isinstance(tile, Halo):
-            file, chosen = "wgmma/halo.cu", halo.options(kind, tile)
-        else:
-            file, chosen = "wgmma/conv.cu", options(kind, tile)
-        nvrtc.compile_cubin(file, options=chosen, arch=arch)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(one, tiles))
+def _source(kind: Kind, tile: Tile | Halo) -> tuple[str, tuple[str, ...]]:
+    """The kernel file of a tile and its options."""
+    if isinstance(tile, Halo):
+        return "wgmma/halo.cu", halo.options(kind, tile)
+    return "wgmma/conv.cu", options(kind, tile)
