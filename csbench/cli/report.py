@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -30,11 +31,20 @@ from csbench.report import FORMATS, TABLE_NAMES, Format
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write to this file, not to stdout."
 )
+@click.option(
+    "--figure",
+    "figures",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also draw latency against sparsity: .png, .svg or .pdf; may be given several times.",
+)
 @click.option("--standalone", is_flag=True, help="LaTeX that compiles by itself.")
 @click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Show where an error is.")
 def command(
-    files: tuple[Path, ...], table: str, format_: Format, output: Path | None, standalone: bool
-) -> None:
+    files: tuple[Path, ...], table: str, format_: Format, output: Path | None,
+    figures: tuple[Path, ...], standalone: bool,
+) -> None:  # fmt: skip
     """Write tables from RECORDS: text, Markdown, LaTeX, CSV, JSON, HTML.
 
     Without RECORDS those of csbench-results/records.jsonl. Of several records of one case the
@@ -44,6 +54,7 @@ def command(
     Examples:
       csbench report --format latex
       csbench report reports/*.jsonl --table table11 --format markdown -o table11.md
+      csbench report patterns.jsonl --table comparison --figure latency.svg
     """
     from csbench.core.store import DEFAULT, read
     from csbench.report.document import render
@@ -58,13 +69,23 @@ def command(
             "csbench infer --model resnet50 --pattern block"
         )
     document = render(records, table=table, format=format_, standalone=standalone)
+    if figures:
+        from csbench.report.figure import draw
+
+        for figure in figures:
+            _written(figure, lambda path: draw(records, path))
     if output is None or str(output) == "-":
         click.echo(document, nl=False)
         return
+    _written(output, lambda path: path.write_text(document, encoding="utf-8"))
+
+
+def _written(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file in a folder that may be new; raises UsageError where that cannot be."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(document, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
     except OSError as error:
         raise UsageError(
-            f"cannot write '{output}': {error.strerror}; name a file that can be written with -o"
+            f"cannot write '{path}': {error.strerror}; name a file that can be written"
         ) from None

@@ -63,6 +63,19 @@ def test_output_that_cannot_be_written_is_told(capsys: Capture) -> None:
     assert "cannot write '.'" in capsys.readouterr().err
 
 
+def test_a_figure_is_drawn_beside_the_tables(capsys: Capture) -> None:
+    arguments = ["report", str(RECORDS), "--table", "comparison"]
+    assert run([*arguments, "--figure", "new/a.svg", "--figure", "a.png"]) == 0
+    assert "Sparsity patterns of resnet50" in capsys.readouterr().out
+    assert Path("new/a.svg").exists() and Path("a.png").exists()
+    assert run([*arguments, "--figure", "a.jpeg"]) == 2
+    err = capsys.readouterr().err
+    assert "unknown kind of figure '.jpeg'" in err and len(err.splitlines()) == 1
+    Path("b.png").mkdir()
+    assert run([*arguments, "--figure", "b.png"]) == 2
+    assert "cannot write 'b.png'" in capsys.readouterr().err
+
+
 def test_several_files_make_one_report(capsys: Capture) -> None:
     lines = RECORDS.read_bytes().splitlines(keepends=True)
     Path("a.jsonl").write_bytes(b"".join(lines[:5]))
