@@ -89,7 +89,8 @@ def test(
 
 
 def _rows() -> list[dict[str, Any]]:
-    """Every backend as plain data; `status` says per device what is missing, None where ready."""
+    """Every backend as plain data; by device `status` says what is missing, None where ready, and
+    `device_dtypes` its precisions there."""
     rows: list[dict[str, Any]] = []
     for listed in registry.listing():
         backend, entry = listed.backend, listed.entry
@@ -97,7 +98,12 @@ def _rows() -> list[dict[str, Any]]:
         if backend is not None:
             row["patterns"] = sorted(backend.patterns)
             row["dtypes"] = [d for d in DTYPES if d in backend.dtypes]
-            row["status"] = {d: registry.lack(backend, d) for d in sorted(backend.devices)}
+            devices = sorted(backend.devices)
+            row["device_dtypes"] = {
+                device: [d for d in DTYPES if d in registry.dtypes(backend, device)]
+                for device in devices
+            }
+            row["status"] = {device: registry.lack(backend, device) for device in devices}
         rows.append(row)
     return rows
 
@@ -107,7 +113,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
         (
             row["name"], " ".join(row["patterns"]), " ".join(row["dtypes"]),
-            *(_word(row["status"], device) for device in devices), row["from"],
+            *(_word(row, device) for device in devices), row["from"],
         )
         for row in rows
         if row["problem"] is None
@@ -123,10 +129,12 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([tabulate(lines, headers, "simple"), "", *missing, *broken]).rstrip()
 
 
-def _word(status: dict[str, str | None], device: str) -> str:
-    if device not in status:
+def _word(row: dict[str, Any], device: str) -> str:
+    """Whether a backend is ready on a device, and its precisions there where they are fewer."""
+    if device not in row["status"]:
         return "--"
-    return "ready" if status[device] is None else "missing"
+    word, own = "ready" if row["status"][device] is None else "missing", row["device_dtypes"]
+    return word if own[device] == row["dtypes"] else f"{word}, {' '.join(own[device])} only"
 
 
 def _device(backend: Backend, device: str) -> str:

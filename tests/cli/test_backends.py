@@ -44,6 +44,16 @@ def test_the_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["fake"]["from"] == "built-in"
     assert rows["onednn"]["patterns"] == ["dense"]
     assert rows["fake"]["dtypes"] == ["fp32", "tf32", "fp16", "bf16"]
+    assert rows["cs"]["device_dtypes"] == {
+        "cpu": ["fp32"],
+        "cuda": ["fp32", "tf32", "fp16", "bf16"],
+    }
+
+
+def test_precisions_that_one_device_lacks_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["backends", "list"]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("block-original  ")]
+    assert ", fp32 only" in line and line.count("only") == 1
 
 
 def test_a_broken_plug_in_is_listed(

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
@@ -34,6 +34,7 @@ class Inductor:
     patterns = frozenset({"dense"})
     devices = frozenset({"cuda", "cpu"})
     dtypes = frozenset({"fp32", "tf32", "fp16", "bf16"})
+    device_dtypes: ClassVar = {"cpu": frozenset({"fp32", "fp16", "bf16"})}
 
     def missing(self, device: str) -> str | None:
         if device == "cpu":

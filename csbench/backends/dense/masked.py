@@ -20,6 +20,10 @@ class Masked:
     devices = frozenset(registry.DENSE_BASELINE)
     dtypes = frozenset(DTYPES)
 
+    @property
+    def device_dtypes(self) -> dict[str, frozenset[str]]:
+        return {device: _dense(device).dtypes for device in self.devices}
+
     def missing(self, device: str) -> str | None:
         try:
             return _dense(device).missing(device)
