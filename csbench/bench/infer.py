@@ -21,7 +21,7 @@ from csbench.bench.capture import Replay
 from csbench.bench.check import Gate
 from csbench.bench.clocks import Clock, CudaClock, HostClock
 from csbench.bench.draft import Draft, Outcome
-from csbench.bench.energy import joules_per_run
+from csbench.bench.energy import EnergyMeter
 from csbench.bench.flush import flusher
 from csbench.bench.memory import in_use, peak_of
 from csbench.bench.messages import Settings
@@ -71,6 +71,7 @@ class Bench:
         self._library = Library()
         self._baselines = Baselines(self._library)
         self._nvml = environment.open_nvml() if self.device == "cuda" else None
+        self._energy = EnergyMeter(self._nvml)
 
     def plan(self, sweep: Sweep) -> list[Case]:
         """The cases of a sweep on this device; raises UsageError for what cannot be."""
@@ -164,13 +165,18 @@ class Bench:
         return pairs, watch.readings if watch else ()
 
     def _weigh(self, draft: Draft, contest: _Contest, replay: Replay, pairs: Pairs) -> None:
-        """Joules for one image of both, where the GPU counts them."""
+        """Joules for one image of both, where the GPU counts them.
+
+        With cold caches they would be mostly those of what empties the caches.
+        """
+        if draft.cache == "cold":
+            return
         both = {
             "sparse": (replay, pairs.samples_ms),
             "baseline": (contest.baseline.replay, pairs.baseline_samples_ms),
         }
         spent = {
-            name: joules_per_run(run, median(times), contest.clock, self._nvml)
+            name: self._energy.joules(run, median(times), contest.clock)
             for name, (run, times) in both.items()
         }
         if None not in spent.values():

@@ -19,6 +19,8 @@ from csbench.sparse import checkpoint as checkpoints
 from csbench.sparse import network as patterns
 from csbench.sparse.checkpoint import Checkpoint
 
+_KEPT_BYTES = 4 << 30  # forty of ResNet50
+
 
 @dataclass(frozen=True, eq=False)
 class Weights:
@@ -27,6 +29,11 @@ class Weights:
     program: Program
     sparsity: Sparsity
     reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """What the weights take in memory."""
+        return sum(4 * conv.weight.numel() for conv in self.program.convolutions)
 
     def explain(self, layers: tuple[LayerReport, ...]) -> tuple[LayerReport, ...]:
         """The reports with the reason why a layer carries no pattern, where that is why."""
@@ -40,11 +47,15 @@ class Weights:
 
 
 class Library:
-    """Programs and checkpoints of this process: the last dense one and the last pruned one."""
+    """Programs of this process, as far as they fit, and the last checkpoint.
+
+    The cases of a suite come back to the same network in other precisions and batches, and finding
+    the rows of some patterns takes seconds.
+    """
 
     def __init__(self) -> None:
         self._checkpoint: tuple[Hashable, Checkpoint] | None = None
-        self._kept: dict[str, tuple[Hashable, Weights]] = {}
+        self._kept: dict[Hashable, Weights] = {}  # the one used longest ago comes first
 
     def checkpoint(self, path: str) -> Checkpoint:
         """A checkpoint file; read again when it has changed."""
@@ -60,24 +71,27 @@ class Library:
         if case.checkpoint.path is not None:
             whole = self.sparse(case)
             return Weights(attach(whole.program, {}), whole.sparsity)
-        return self._keep("dense", key, lambda: self._synthetic(case, PatternSpec("dense")))
+        return self._keep(key, lambda: self._synthetic(case, PatternSpec("dense")))
 
     def sparse(self, case: Case) -> Weights:
         """The network with the case's pattern on every layer that can carry it."""
         key = (case.model, case.input, case.checkpoint, case.pattern, case.sparsity)
         if case.checkpoint.path is not None:
-            return self._keep("sparse", key, lambda: self._stored(case))
+            return self._keep(key, lambda: self._stored(case))
         spec = parse(case.pattern).at(case.sparsity)
         if spec.name == "dense":
             return self.dense(case)
-        return self._keep("sparse", key, lambda: self._synthetic(case, spec))
+        return self._keep(key, lambda: self._synthetic(case, spec))
 
-    def _keep(self, slot: str, key: Hashable, make: Callable[[], Weights]) -> Weights:
-        held = self._kept.get(slot)
-        if held is None or held[0] != key:
-            self._kept.pop(slot, None)  # free the old one before the new one is made
-            self._kept[slot] = held = (key, make())
-        return held[1]
+    def _keep(self, key: Hashable, make: Callable[[], Weights]) -> Weights:
+        weights = self._kept.pop(key, None) or make()
+        self._kept[key] = weights
+        room = _KEPT_BYTES
+        for old in reversed(list(self._kept)):
+            room -= self._kept[old].bytes
+            if room < 0 and old != key:
+                del self._kept[old]
+        return weights
 
     @torch.no_grad()
     def _synthetic(self, case: Case, spec: PatternSpec) -> Weights:

@@ -1,0 +1,54 @@
+"""Energy by an invented counter: joules of one run, once for a run that cases share."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from csbench.bench.clocks import ScriptedClock
+from csbench.bench.energy import EnergyMeter
+from csbench.bench.nvml import Nvml
+
+
+class Counter:
+    """A GPU that draws 500 W while the clock runs."""
+
+    def __init__(self, clock: ScriptedClock) -> None:
+        self.clock, self.read = clock, 0
+
+    def joules(self) -> float:
+        self.read += 1
+        return 500 * self.clock.now()
+
+
+def run() -> None:
+    """Something to time."""
+
+
+def meter(gpu: Any) -> EnergyMeter:
+    return EnergyMeter(cast(Nvml, gpu))
+
+
+def test_joules_are_watts_times_the_time_of_a_run() -> None:
+    clock = ScriptedClock({run: [4.0]})
+    assert meter(Counter(clock)).joules(run, 4.0, clock) == pytest.approx(500 * 0.004)
+
+
+def test_a_run_that_cases_share_is_metered_once() -> None:
+    clock = ScriptedClock({run: [4.0]})
+    counter = Counter(clock)
+    shared = meter(counter)
+    assert shared.joules(run, 4.0, clock) == shared.joules(run, 4.1, clock)
+    assert counter.read == 2
+
+
+def test_a_gpu_that_counts_no_energy_has_none() -> None:
+    class Silent:
+        def joules(self) -> None:
+            return None
+
+    clock = ScriptedClock({run: [4.0]})
+    assert meter(None).joules(run, 4.0, clock) is None
+    assert meter(Silent()).joules(run, 4.0, clock) is None
+    assert clock.now() == 0
