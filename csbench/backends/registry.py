@@ -28,6 +28,7 @@ BUILT_IN = {
     "block-original": "csbench.backends.block.original:BlockOriginal",
     "cs": "csbench.backends.cs.backend:Cs",
     "nm": "csbench.backends.nm.backend:Nm",
+    "nm-cusparselt": "csbench.backends.nm.cusparselt:NmCusparselt",
     "cs-dense": "csbench.backends.dense.own:CsDense",
     "masked": "csbench.backends.dense.masked:Masked",
     "fake": "csbench.backends.fake:Fake",

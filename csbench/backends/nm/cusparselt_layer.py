@@ -1,0 +1,211 @@
+"""One convolution by cuSPARSELt: the ways to make products of it, and the fastest algorithm.
+
+- `direct`: a 1x1 layer, whose NHWC activations are the matrix already;
+- `explicit`: each pixel's window side by side in memory (im2col), one product;
+- `by rows`: the taps of one kernel row side by side for every row of the padded image, and one
+  product for each kernel row, added up in the result: a third of the memory for a 3x3 layer.
+
+Bias, residual and ReLU stand in the last product's epilogue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csbench.backends.base import TORCH_DTYPE
+from csbench.core.case import Case
+from csbench.errors import BackendError
+from csbench.graph.program import Conv
+from csbench.kernels import nvrtc, search
+from csbench.kernels.cusparselt import library
+from csbench.kernels.cusparselt.library import Plan, Problem
+from csbench.kernels.cusparselt.windows import Windows, side_by_side
+
+PIXELS = 8  # the matrices' pixels come in multiples of it
+_TILE, _FEW = 128 * 128, 66  # with fewer results than so many such tiles K is cut as well
+_SPLITS = (2, 4, 8)
+
+
+class Way(NamedTuple):
+    """How a layer becomes products: what is laid side by side, and how many products add up."""
+
+    name: str
+    windows: Windows | None  # None: the activations are the matrix
+    products: int
+    problem: Problem
+    next: int  # numbers from one product's matrix to the next one's
+
+    @property
+    def rows(self) -> int:
+        """Pixels of the result, its padding included."""
+        return self.problem.pixels * self.problem.images
+
+
+def ways(conv: Conv, batch: int, dtype: torch.dtype) -> list[Way]:
+    """The ways that this layer has."""
+    (cin, _, _), (cout, height, width) = conv.input_size, conv.output_size
+    _, _, kh, kw = conv.weight.shape
+    pixels = batch * height * width
+    padded = -(-pixels // PIXELS) * PIXELS
+
+    def whole(inner: int) -> Problem:
+        return Problem(cout, inner, padded, 1, 0, dtype)
+
+    point = (kh, kw) == conv.stride == (1, 1) and conv.padding == (0, 0)
+    if point and pixels == padded:
+        return [Way("direct", None, 1, whole(cin), 0)]
+    window = Windows((kh, kw), (height, width), conv.stride, conv.padding, conv.dilation, padded)
+    found = [Way("explicit", window, 1, whole(kh * kw * cin), 0)]
+    if kh > 1 and conv.stride[0] == 1 and height * width % PIXELS == 0:
+        rows = height + (kh - 1) * conv.dilation[0]
+        line = Windows(
+            (1, kw), (rows, width), conv.stride, conv.padding, conv.dilation, batch * rows * width
+        )
+        inner = kw * cin
+        problem = Problem(cout, inner, height * width, batch, rows * width * inner, dtype)
+        found.append(Way("by rows", line, kh, problem, conv.dilation[0] * width * inner))
+    return found
+
+
+def matrices(conv: Conv, way: Way) -> list[Tensor]:
+    """The weights of each product: [Cout, taps of its kernel rows x Cin]."""
+    by_tap = conv.weight.to(way.problem.dtype).permute(0, 2, 3, 1)
+    return [part.flatten(1).contiguous() for part in by_tap.chunk(way.products, 1)]
+
+
+class Algorithm(NamedTuple):
+    """A way, the library's number of an algorithm, and the parts that it cuts K in."""
+
+    way: str
+    number: int
+    split: int
+
+    def __str__(self) -> str:
+        split = f"/{self.split}" if self.split > 1 else ""
+        return f"{self.way} {self.number}{split}"
+
+
+@dataclass(frozen=True)
+class _Plans:
+    """The products of one algorithm: the last one has the epilogue."""
+
+    first: Plan | None
+    last: Plan
+
+
+class Layer:
+    """A layer on the device whose groups of input channels are neighbours; runs on NHWC."""
+
+    def __init__(self, conv: Conv, case: Case) -> None:
+        self.conv, self.batch, self.dtype = conv, case.batch, TORCH_DTYPE[case.dtype]
+        self.device = torch.device(case.device).index or 0
+        self.ways = {way.name: way for way in ways(conv, case.batch, self.dtype)}
+        self.bias = conv.bias.to(case.device, self.dtype)
+        self.weights = {
+            name: [library.compress(m.to(case.device)) for m in matrices(conv, way)]
+            for name, way in self.ways.items()
+        }
+        self._made: dict[Algorithm, _Plans] = {}
+        self.algorithm = Algorithm(next(iter(self.ways)), 0, 1)
+        self.times: dict[str, float] = {}  # of all algorithms, in milliseconds
+
+    def choose(self) -> None:
+        """Take the fastest way and algorithm on random activations; remembered on disk."""
+        inputs = [self._random(self.conv.input_size)]
+        if self.conv.residual:
+            inputs.append(self._random(self.conv.output_size))
+        runs = {str(a): partial(self.run_with, a, *inputs) for a in self.algorithms}
+        conv = self.conv
+        key = (
+            "cusparselt", nvrtc.digest("cusparselt/windows.cu"), tuple(self.ways.values()),
+            tuple(conv.weight.shape), conv.activation, conv.residual,
+            library.version(self.device),
+        )  # fmt: skip
+        try:
+            self.times = search.remembered(key, lambda: search.measure(runs))
+        except RuntimeError as error:
+            raise BackendError(f"cuSPARSELt refuses {conv.describe()}: {error}") from error
+        fastest = min(self.times, key=self.times.__getitem__)
+        self.algorithm = next(a for a in self.algorithms if str(a) == fastest)
+        self._made = {self.algorithm: self._plans(self.algorithm)}  # lets go of the others
+
+    @cached_property
+    def algorithms(self) -> list[Algorithm]:
+        """Every algorithm of every way; where results are few, with K cut as well."""
+        found = []
+        for way in self.ways.values():
+            few = way.problem.rows * way.rows < _FEW * _TILE
+            for number in range(library.algorithms(way.problem, self.device)):
+                splits = (1, *_SPLITS) if few else (1,)
+                found += [Algorithm(way.name, number, split) for split in splits]
+        return found
+
+    def run(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The fused convolution by the chosen algorithm; channels_last in and out."""
+        return self.run_with(self.algorithm, x, residual)
+
+    def run_with(self, algorithm: Algorithm, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The same by an algorithm of the caller's choice."""
+        way = self.ways[algorithm.way]
+        x = _nhwc(x, self.dtype)
+        matrix = x if way.windows is None else side_by_side(x, way.windows)
+        channels, height, width = self.conv.output_size
+        pixels = x.shape[0] * height * width
+        out = torch.empty(way.rows, channels, dtype=self.dtype, device=x.device)
+        added = None
+        if residual is not None:
+            added = _nhwc(residual, self.dtype)
+            if way.rows > pixels:  # the product reads as many pixels as it writes
+                out[:pixels] = added.view(pixels, channels)
+                added = out
+        plans, flat = self._plans(algorithm), matrix.view(-1)
+        for i, weights in enumerate(self.weights[way.name]):
+            last = i == way.products - 1
+            plan = plans.last if last or plans.first is None else plans.first
+            plan.run(weights, flat[i * way.next :], out, added)
+            added = out
+        return out[:pixels].view(x.shape[0], height, width, channels).permute(0, 3, 1, 2)
+
+    def _plans(self, algorithm: Algorithm) -> _Plans:
+        if algorithm not in self._made:
+            way = self.ways[algorithm.way]
+            chosen = (way.problem, self.device, algorithm.number, algorithm.split)
+            first = Plan(*chosen) if way.products > 1 else None
+            last = Plan(*chosen, bias=self.bias, activation=self.conv.activation)
+            self._made[algorithm] = _Plans(first, last)
+        return self._made[algorithm]
+
+    @property
+    def bytes(self) -> int:
+        """Compressed weights of the chosen way, and the bias."""
+        stored = (*self.weights[self.algorithm.way], self.bias)
+        return sum(t.numel() * t.element_size() for t in stored)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """What the chosen way takes beside the result: windows side by side, and the library's."""
+        way, plans = self.ways[self.algorithm.way], self._plans(self.algorithm)
+        laid = 0 if way.windows is None else way.windows.rows * way.problem.inner
+        return laid * self.dtype.itemsize + plans.last.workspace_bytes
+
+    @property
+    def label(self) -> str:
+        """A short line for the records: what was chosen, and everything tried with its time."""
+        tried = " ".join(f"{name}:{1e3 * ms:.0f}us" for name, ms in self.times.items())
+        return f"cuSPARSELt {self.algorithm}; tried {tried}"
+
+    def _random(self, size: tuple[int, int, int]) -> Tensor:
+        channels, height, width = size
+        x = torch.randn(self.batch, height, width, channels, device=self.bias.device)
+        return x.to(self.dtype).permute(0, 3, 1, 2)
+
+
+def _nhwc(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """An NCHW tensor of any strides as contiguous NHWC, at an address that copies take."""
+    found = x.to(dtype).permute(0, 2, 3, 1).contiguous()
+    return found if found.data_ptr() % 16 == 0 else found.clone()

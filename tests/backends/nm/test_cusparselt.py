@@ -1,0 +1,137 @@
+"""What cuSPARSELt is given computes the convolution, and what it cannot take is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor
+
+from csbench.backends.nm.cusparselt import NmCusparselt
+from csbench.backends.nm.cusparselt_layer import Way, matrices, ways
+from csbench.core.pattern import parse
+from csbench.graph import reference
+from csbench.graph.program import Conv
+from csbench.kernels.cusparselt import library, windows
+from csbench.kernels.cusparselt.windows import Windows
+from csbench.sparse.patterns import for_spec
+from tests.backends.cases import case, conv
+from tests.kernels.compiled import ARCHITECTURES, compiled, needs_nvcc
+
+
+def layer(
+    kernel: int, size: tuple[int, int], *, stride: int = 1, padding: int | None = None,
+    dilation: int = 1, residual: bool = False, pattern: str = "nm:2:4",
+) -> Conv:  # fmt: skip
+    spec = parse(pattern)
+    pad = kernel // 2 * dilation if padding is None else padding
+    weight = torch.randn(48, 32, kernel, kernel, dtype=torch.float64)
+    out = [(s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size]
+    return conv(
+        weight=weight * for_spec(spec).mask(weight), bias=torch.randn(48), pattern=spec,
+        kernel=kernel, stride=(stride,) * 2, padding=(pad,) * 2, dilation=(dilation,) * 2,
+        residual=residual, input_size=(32, *size), output_size=(48, *out),
+    )  # fmt: skip
+
+
+def side_by_side(x: Tensor, w: Windows) -> Tensor:
+    """What windows.cu does, pixel by pixel: NHWC to [rows, taps * channels]."""
+    images, height, width, channels = x.shape
+    out = torch.zeros(w.rows, *w.taps, channels, dtype=x.dtype)
+    for row in range(images * w.size[0] * w.size[1]):
+        image, within = divmod(row, w.size[0] * w.size[1])
+        y, x_ = divmod(within, w.size[1])
+        for r in range(w.taps[0]):
+            for s in range(w.taps[1]):
+                at_y = y * w.stride[0] - w.padding[0] + r * w.dilation[0]
+                at_x = x_ * w.stride[1] - w.padding[1] + s * w.dilation[1]
+                if 0 <= at_y < height and 0 <= at_x < width:
+                    out[row, r, s] = x[image, at_y, at_x]
+    return out.flatten(1)
+
+
+def by(way: Way, conv: Conv, x: Tensor) -> Tensor:
+    """The sum of the way's products, as NCHW."""
+    nhwc = x.permute(0, 2, 3, 1).contiguous()
+    flat = (nhwc if way.windows is None else side_by_side(nhwc, way.windows)).reshape(-1)
+    p, total = way.problem, torch.zeros(way.rows, conv.output_size[0], dtype=x.dtype)
+    for i, weights in enumerate(matrices(conv, way)):
+        assert weights.shape == (p.rows, p.inner)
+        for image in range(p.images):
+            first = i * way.next + image * p.step
+            matrix = flat[first : first + p.pixels * p.inner].view(p.pixels, p.inner)
+            total[image * p.pixels : (image + 1) * p.pixels] += matrix @ weights.T
+    channels, height, width = conv.output_size
+    pixels = len(x) * height * width
+    return total[:pixels].view(len(x), height, width, channels).permute(0, 3, 1, 2)
+
+
+LAYERS = {
+    "1x1": (layer(1, (4, 4)), {"direct"}),
+    "1x1 of 9 pixels": (layer(1, (3, 3)), {"explicit"}),
+    "1x1 with stride": (layer(1, (5, 7), stride=2), {"explicit"}),
+    "1x1 padded": (layer(1, (2, 2), padding=1), {"explicit"}),
+    "3x3": (layer(3, (4, 6)), {"explicit", "by rows"}),
+    "3x3 of 49 pixels": (layer(3, (7, 7)), {"explicit"}),
+    "3x3 with stride": (layer(3, (8, 8), stride=2), {"explicit"}),
+    "3x3 dilated": (layer(3, (8, 5), dilation=2), {"explicit", "by rows"}),
+    "3x3 unpadded": (layer(3, (6, 4), padding=0), {"explicit", "by rows"}),
+    "5x5": (layer(5, (8, 8)), {"explicit", "by rows"}),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_way_is_the_convolution(name: str) -> None:
+    conv, expected_ways = LAYERS[name]
+    found = ways(conv, 2, torch.float64)
+    assert {way.name for way in found} == expected_ways
+    x = torch.randn(2, *conv.input_size, dtype=torch.float64)
+    expected = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    for way in found:
+        assert reference.relative_error(by(way, conv, x), expected) < 1e-12, way.name
+
+
+def test_matrices_keep_the_pattern_of_the_layer() -> None:
+    conv, _ = LAYERS["3x3"]
+    for way in ways(conv, 2, torch.float16):
+        for matrix in matrices(conv, way):
+            assert matrix.dtype == torch.float16
+            assert int((matrix.view(len(matrix), -1, 4) != 0).sum(2).max()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype", "part"),
+    [
+        ({}, "fp16", None),
+        ({"pattern": "cs:2"}, "fp16", None),
+        ({"pattern": "cs:2"}, "tf32", None),
+        ({"pattern": "nm:1:4"}, "tf32", None),
+        ({}, "tf32", "takes 1:2 in tf32; nm:2:4 keeps more of some"),
+        ({"pattern": "nm:4:8"}, "bf16", "takes 2:4 in bf16; nm:4:8 keeps more of some"),
+    ],
+)
+def test_what_it_takes(changes: dict[str, str], dtype: str, part: str | None) -> None:
+    reason = NmCusparselt().why_not(layer(3, (4, 4), **changes), case(device="cuda", dtype=dtype))
+    assert reason is None if part is None else part in str(reason)
+
+
+def test_odd_channels_and_groups_are_refused() -> None:
+    given = case(device="cuda", dtype="fp16")
+    assert "multiples of 16 channels" in str(NmCusparselt().why_not(conv(), given))
+    grouped = conv(weight=torch.randn(32, 16, 3, 3), groups=2, input_size=(32, 4, 4))
+    assert "2 groups" in str(NmCusparselt().why_not(grouped, given))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it has a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    assert library.missing() == "no CUDA device"
+
+
+@needs_nvcc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3), (3, 3)])
+def test_windows_compile_without_spills(arch: str, taps: tuple[int, int], tmp_path: Path) -> None:
+    found = compiled("cusparselt/windows.cu", windows.options(taps), arch, tmp_path)
+    assert found.spilled == 0, found.log
