@@ -34,6 +34,7 @@ class LoweredConv:
     weight_bytes: int = 0  # values and indices as stored
     workspace_bytes: int = 0
     algorithm: str | None = None
+    ran_dense: str | None = None  # why a sparse layer is multiplied with its zeros after all
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return self.run(x) if residual is None else self.run(x, residual)

@@ -30,13 +30,14 @@ BUILT_IN = {
     "nm": "csbench.backends.nm.backend:Nm",
     "nm-cusparselt": "csbench.backends.nm.cusparselt:NmCusparselt",
     "cs-dense": "csbench.backends.dense.own:CsDense",
+    "tensorrt": "csbench.backends.tensorrt.backend:TensorRt",
     "masked": "csbench.backends.dense.masked:Masked",
     "fake": "csbench.backends.fake:Fake",
 }
 DENSE_BASELINE = {"cpu": "onednn", "cuda": "cudnn"}
 # Timed beside every baseline of a device, so that the best dense way is known.
 DENSE_ALTERNATIVES: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("cs-dense",)}
-NEVER_BY_DEFAULT = ("inductor", "masked", "fake")  # chosen by name only
+NEVER_BY_DEFAULT = ("inductor", "tensorrt", "masked", "fake")  # chosen by name only
 
 ATTRIBUTES = ("name", "patterns", "devices", "dtypes", "missing", "why_not", "lower")
 
