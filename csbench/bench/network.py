@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
 from torch import Tensor
 
 from csbench.backends.base import Backend, LoweredConv, LoweredNetwork, NetworkBackend
 from csbench.backends.chain import chain
-from csbench.bench.zeros import multiplies_zeros
+from csbench.backends.zeros import multiplies_zeros, network_multiplies_zeros
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
 from csbench.errors import BackendError
@@ -29,7 +30,8 @@ def lower_network(
     if isinstance(backend, NetworkBackend):
         whole = backend.lower_network(program, case)
         if whole is not None:
-            return _complete(whole, program, backend)
+            whole = _complete(whole, program, backend)
+            return whole if _is_ours(backend) else _tried(whole, program, backend, case)
     calls, reports = [], []
     for conv in program.convolutions:
         call, report = lower_layer(conv, backend, fallback, case)
@@ -50,9 +52,36 @@ def lower_layer(
         raise BackendError(f"{fallback.name} cannot run layer {conv.describe()}: {impossible}")
     reason = refused if sparse else refused or _dense_reason(conv, backend)
     call = chosen.lower(conv, case)
+    if reason is None and isinstance(call, LoweredConv):
+        reason = call.ran_dense
     if reason is None and not _is_ours(backend) and multiplies_zeros(call, conv, case):
-        reason = f"{backend.name} multiplies zeros like any number, though it says otherwise"
+        reason = _caught(backend)
     return call, report(conv, call, case, reason)
+
+
+def _tried(whole: LoweredNetwork, program: Program, backend: Backend, case: Case) -> LoweredNetwork:
+    """Layers that multiply their zeros are dense, whatever a whole-network path says of them.
+
+    One layer of each window size is tried for all of them.
+    """
+    assert isinstance(backend, NetworkBackend)
+    convs = {conv.name: conv for conv in program.convolutions}
+    dense: dict[tuple[int, ...], bool] = {}
+    layers = []
+    for layer in whole.layers:
+        if layer.ran == "sparse" and layer.name in convs:
+            conv = convs[layer.name]
+            window = tuple(conv.weight.shape[2:])
+            if window not in dense:
+                dense[window] = network_multiplies_zeros(backend, conv, case)
+            if dense[window]:
+                layer = replace(layer, ran="dense", reason=_caught(backend))
+        layers.append(layer)
+    return LoweredNetwork(whole.run, tuple(layers))
+
+
+def _caught(backend: Backend) -> str:
+    return f"{backend.name} multiplies zeros like any number, though it says otherwise"
 
 
 def _is_ours(backend: Backend) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from csbench.backends.base import LoweredConv, LoweredNetwork
+from csbench.backends.chain import chain
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
-from csbench.graph import reference
 from csbench.graph.program import Conv, Program
 
 
@@ -41,10 +42,22 @@ class Honest:
 
 
 def right(conv: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """The fused convolution in float32, rounded to the input's type."""
+    """The fused convolution in float32, rounded to the input's type; zeros are left out."""
+    windows = F.unfold(x.float(), conv.weight.shape[2:], conv.dilation, conv.padding, conv.stride)
+    kept = conv.weight.flatten(1).to_sparse_csr()
+    y = torch.stack([kept @ image for image in windows]) + conv.bias[:, None]
+    return finished(conv, y.reshape(len(x), *conv.output_size), x, residual)
+
+
+def dense(conv: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """The same with every zero multiplied."""
     y = F.conv2d(
         x.float(), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
     )
+    return finished(conv, y, x, residual)
+
+
+def finished(conv: Conv, y: Tensor, x: Tensor, residual: Tensor | None) -> Tensor:
     y = y if residual is None else y + residual.float()
     y = F.relu(y) if conv.activation == "relu" else y
     return (F.relu6(y) if conv.activation == "relu6" else y).to(x.dtype)
@@ -244,15 +257,32 @@ class NotReady(Honest):
         return "no licence; buy one"
 
 
+class MultipliesZeros(Honest):
+    """Declares patterns and runs dense."""
+
+    def compute(self, conv: Conv, case: Case, x: Tensor, residual: Tensor | None) -> Tensor:
+        return dense(conv, x, residual)
+
+
 class HonestNetwork(Honest):
     """A whole-network path that is right."""
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork | None:
-        layers = tuple(LayerReport(name=c.name, ran="dense") for c in program.convolutions)
+        layers = tuple(
+            LayerReport(name=c.name, ran="sparse" if c.pattern else "dense")
+            for c in program.convolutions
+        )
         return LoweredNetwork(lambda x: self.image(program, x), layers)
 
     def image(self, program: Program, x: Tensor) -> Tensor:
-        return reference.run(program, x).to(x.dtype)
+        return chain(program, [partial(right, c) for c in program.convolutions])(x)
+
+
+class SaysSparse(HonestNetwork):
+    """A whole-network path that says sparse and runs dense."""
+
+    def image(self, program: Program, x: Tensor) -> Tensor:
+        return chain(program, [partial(dense, c) for c in program.convolutions])(x)
 
 
 class SilentNetwork(HonestNetwork):

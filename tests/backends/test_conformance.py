@@ -27,11 +27,17 @@ def reasons(backend: Backend, dtype: str = "fp32", pattern: str = "dense") -> tu
     return conformance.run(backend, device="cpu", dtype=dtype, pattern=pattern).reasons
 
 
-@pytest.mark.parametrize("pattern", ["dense", "cs", "block:16x16", "nm:2:4", "ovw", "unstructured"])
-def test_the_fake_backend_conforms(pattern: str) -> None:
-    report = conformance.run(Fake(), device="cpu", dtype="fp32", pattern=pattern)
+@pytest.mark.parametrize("pattern", ["dense", "cs", "block:16x16"])
+def test_an_honest_backend_conforms(pattern: str) -> None:
+    report = conformance.run(cheats.Honest(), device="cpu", dtype="fp32", pattern=pattern)
     assert report.reasons == ()
     assert report.passed
+
+
+@pytest.mark.parametrize("pattern", ["cs", "block:16x16", "nm:2:4", "ovw", "unstructured"])
+def test_the_fake_backend_is_right_and_runs_dense(pattern: str) -> None:
+    assert reasons(Fake(), pattern=pattern) == ("multiplies-zeros",)
+    assert reasons(Fake()) == ()
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -85,6 +91,15 @@ def test_a_wrong_factor_does_not_hide_in_a_half(dtype: str) -> None:
 
 def test_a_wrong_type() -> None:
     assert reasons(cheats.WrongType(), "fp16")[0] == "wrong-shape"
+
+
+@pytest.mark.parametrize("cheat", [cheats.MultipliesZeros, cheats.SaysSparse])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_what_says_sparse_and_runs_dense_is_rejected(
+    cheat: type[cheats.Honest], dtype: str
+) -> None:
+    for pattern in ("cs", "block:16x16"):
+        assert reasons(cheat(), dtype, pattern) == ("multiplies-zeros",)
 
 
 def test_a_whole_network_path_is_tested() -> None:

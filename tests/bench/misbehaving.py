@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from csbench.backends.base import LoweredConv, LoweredNetwork
+from csbench.backends.chain import chain
 from csbench.backends.fake import Fake
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
@@ -138,6 +139,22 @@ class RunsDense(Fake):
     name = "runs-dense"
 
 
+class SaysSparse(Wrapped):
+    """A whole-network path that says sparse and multiplies all the zeros."""
+
+    def lower_network(self, program: Program, case: Case) -> LoweredNetwork:
+        return LoweredNetwork(
+            lambda x: reference.run(program, x, torch.float32), says_sparse(program)
+        )
+
+
+def says_sparse(program: Program) -> tuple[LayerReport, ...]:
+    return tuple(
+        LayerReport(name=c.name, ran="sparse" if c.pattern else "dense", flops=1)
+        for c in program.convolutions
+    )
+
+
 class Remembers(Wrapped):
     """Computes the network once for each input, told by its address, and counts few FLOPs."""
 
@@ -145,18 +162,15 @@ class Remembers(Wrapped):
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork:
         known: dict[object, tuple[Tensor, Tensor]] = {}  # the input too, or its address comes again
+        compute = chain(program, [self.lower(conv, case) for conv in program.convolutions])
 
         def run(x: Tensor) -> Tensor:
             if (key := self.key(x)) not in known:
                 Remembers.computed += 1
-                known[key] = (reference.run(program, x, torch.float32), x)
+                known[key] = (compute(x), x)
             return known[key][0]
 
-        layers = (
-            LayerReport(name=c.name, ran="sparse" if c.pattern else "dense", flops=1)
-            for c in program.convolutions
-        )
-        return LoweredNetwork(run, tuple(layers))
+        return LoweredNetwork(run, says_sparse(program))
 
     def key(self, x: Tensor) -> object:
         return x.data_ptr()

@@ -69,10 +69,10 @@ def test_a_broken_plug_in_is_listed(
 
 
 def test_a_conforming_backend(capsys: pytest.CaptureFixture[str]) -> None:
-    code = run(["backends", "test", "fake", "-d", "cpu", "--dtype", "fp32", "--pattern", "cs"])
+    code = run(["backends", "test", "fake", "-d", "cpu", "--dtype", "fp32", "--pattern", "dense"])
     out = capsys.readouterr().out
     assert code == 0
-    assert out.startswith("fake on cpu, fp32, cs: conforms\n")
+    assert out.startswith("fake on cpu, fp32, dense: conforms\n")
     assert out.count(" ok ") == 9
     assert "stream         skipped  a CPU has no streams" in out
 

@@ -1,7 +1,7 @@
 """The conformance kit: what a backend must prove before its times mean anything.
 
 >>> from csbench.backends import conformance, registry
->>> report = conformance.run(registry.get("fake"), device="cpu", dtype="fp32", pattern="cs")
+>>> report = conformance.run(registry.get("fake"), device="cpu", dtype="fp32", pattern="dense")
 >>> report.passed
 True
 """

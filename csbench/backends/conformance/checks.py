@@ -14,6 +14,7 @@ from csbench.backends.conformance.diagnosis import Fault, drift, settles
 from csbench.backends.conformance.report import Rejected
 from csbench.backends.conformance.subject import Lowered, Subject
 from csbench.backends.poison import poisoned, scribble
+from csbench.backends.registry import dtypes
 from csbench.core.case import DTYPES
 from csbench.core.tolerance import tolerance
 from csbench.graph.reference import relative_error
@@ -38,12 +39,12 @@ def declarations(subject: Subject) -> str:
             extra = ", ".join(sorted(map(str, given - allowed)))
             known_names = ", ".join(sorted(allowed))
             raise Rejected("bad-declaration", f"{attribute} has {extra}; known: {known_names}")
-    for attribute, wanted in [
-        ("devices", subject.device.partition(":")[0]),
-        ("dtypes", subject.dtype),
-        ("patterns", subject.spec.name),
+    for attribute, own, wanted in [
+        ("devices", backend.devices, subject.device.partition(":")[0]),
+        ("dtypes", dtypes(backend, subject.device), subject.dtype),
+        ("patterns", backend.patterns, subject.spec.name),
     ]:
-        if wanted not in getattr(backend, attribute):
+        if wanted not in own:
             raise Rejected("bad-declaration", f"{attribute} lacks {wanted}, which is tested")
     missing = backend.missing(subject.device)
     if missing is not None:

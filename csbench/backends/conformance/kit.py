@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from csbench.backends.base import Backend
-from csbench.backends.conformance import checks, network, stream
+from csbench.backends.conformance import checks, network, stream, zeros
 from csbench.backends.conformance.report import NotApplicable, Outcome, Rejected, Report
 from csbench.backends.conformance.subject import Subject
 from csbench.core.pattern import PatternSpec, parse
@@ -20,6 +20,7 @@ CHECKS = {
     "correctness": checks.correctness,
     "input formats": checks.input_formats,
     "determinism": checks.determinism,
+    "zeros": zeros.zeros,
     "stream": stream.stream,
     "network": network.network,
 }

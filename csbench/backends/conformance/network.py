@@ -48,16 +48,11 @@ def network(subject: Subject) -> str:
     backend = subject.backend
     if not isinstance(backend, NetworkBackend):
         raise NotApplicable("convolution by convolution")
-    program = _program(subject)
+    program = small_program(subject)
     paths = 0
     for batch in (1, 3):
-        case = Case(
-            model="conformance", pattern=subject.spec.family, sparsity=0.75, backend=backend.name,
-            baseline=dense_baseline(subject.device), device=subject.device, dtype=subject.dtype,
-            batch=batch, input=INPUT,
-        )  # fmt: skip
         try:
-            lowered = backend.lower_network(program, case)
+            lowered = backend.lower_network(program, network_case(subject, batch))
             if lowered is not None:
                 paths += 1
                 _reported(lowered, program)
@@ -74,7 +69,16 @@ def network(subject: Subject) -> str:
     return f"{paths} batch sizes"
 
 
-def _program(subject: Subject) -> Program:
+def network_case(subject: Subject, batch: int) -> Case:
+    """The case of the small network at a batch."""
+    return Case(
+        model="conformance", pattern=subject.spec.family, sparsity=0.75,
+        backend=subject.backend.name, baseline=dense_baseline(subject.device),
+        device=subject.device, dtype=subject.dtype, batch=batch, input=INPUT,
+    )  # fmt: skip
+
+
+def small_program(subject: Subject) -> Program:
     """The network with random weights, pruned where the pattern divides them (never the stem)."""
     generator = torch.Generator().manual_seed(subject.seed)
     model = SmallNet()

@@ -23,6 +23,7 @@ Reason = Literal[
     "shared-output",  # a result that the next call overwrites
     "not-deterministic",
     "input-modified",
+    "multiplies-zeros",  # declares a pattern and runs dense
     "other-stream",  # work that is not ordered on torch's current stream
     "bad-layer-report",  # a whole-network path that does not say what ran in each layer
 ]

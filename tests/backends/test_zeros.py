@@ -7,7 +7,7 @@ import torch
 
 from csbench.backends import registry
 from csbench.backends.conformance.layers import trials
-from csbench.bench.zeros import multiplies_zeros
+from csbench.backends.zeros import multiplies_zeros
 from csbench.core.pattern import parse
 
 
