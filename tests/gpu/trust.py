@@ -1,21 +1,27 @@
-"""Compare csbench's GPU clock with two independent timers on the same replay: not a test, a script.
+"""Compare csbench's GPU clock with two independent timers on the same replays: a script, no test.
 
     python tests/gpu/trust.py
 
-Prints, for a whole ResNet50 and one of its layers, the time by csbench.bench.clocks, by
-torch.utils.benchmark (host clock around synchronised batches of replays), and by
-triton.testing.do_bench where triton is installed (which flushes the cache: compared with `cold`).
+A row is a whole ResNet50 or one of its layers on one backend. Its time by csbench.bench.clocks
+stands beside the one by torch.utils.benchmark (host clock around synchronised batches of replays,
+caches as they are) and the one by triton.testing.do_bench (events around each replay, caches
+flushed before it). Exits with 1 where one of them differs by more than 2 %.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
+from tabulate import tabulate
 from torch.utils.benchmark import Timer
+from triton.testing import do_bench
 
 from csbench.backends import registry
 from csbench.bench.clocks import CudaClock
+from csbench.bench.environment import full
 from csbench.bench.flush import flusher
 from csbench.bench.sampling import sample_alone
 from csbench.bench.subject import Subject
@@ -23,42 +29,87 @@ from csbench.bench.weights import Library
 from csbench.core.case import Case, CheckpointRef
 from csbench.core.statistics import median
 
+MOST_APART = 0.02
+SUBJECTS = (
+    ("cudnn", "dense", 0.0),
+    ("cs", "cs:16", 0.9375),
+    ("block-original", "block:32x32", 0.75),
+)
+LAYER = "layer3.1.conv2"
+SAMPLES, BATCH = 50, 50  # of csbench's clock; replays between two looks at the host's clock
+
+
+class Row(NamedTuple):
+    """Milliseconds by each timer."""
+
+    case: Case
+    mode: str
+    warm: float
+    host: float
+    cold: float
+    flushed: float
+
+    def worst(self) -> float:
+        return max(abs(self.host / self.warm - 1), abs(self.flushed / self.cold - 1))
+
 
 def main() -> None:
-    """A line a subject and timer: milliseconds, and the ratio to csbench's."""
-    backend, library = registry.get("cudnn"), Library()
-    for layer in (None, "layer3.1.conv2"):
-        case = Case(
-            task="infer" if layer is None else "layer", layer=layer, model="resnet50",
-            pattern="dense", sparsity=0.0, backend="cudnn", baseline="cudnn", device="cuda",
-            checkpoint=CheckpointRef(seed=0), batch=1 if layer is None else 64,
-        )  # fmt: skip
-        with torch.inference_mode():
-            subject = Subject(library.dense(case), case)
-            replay = subject.replay(subject.lower(backend, backend, case), seed=0)
-            warm = median(sample_alone(CudaClock(), replay, 50))
-            cold = median(sample_alone(CudaClock(flusher("cuda")), replay, 50))
-            name = layer or "network"
-            print(f"{name}: warm {warm:.4f} ms, cold {cold:.4f} ms, {replay.mode}")
-            host = 1e3 * Timer("run()", globals={"run": _many(replay, 50)}).blocked_autorange(
-                min_run_time=1.0
-            ).median / 50  # fmt: skip
-            print(f"{name}: host clock {host:.4f} ms, {host / warm:.4f} of warm")
-            try:
-                from triton.testing import do_bench
-            except ImportError:
-                continue
-            flushed = do_bench(replay, warmup=100, rep=500, return_mode="median")
-            print(f"{name}: triton {flushed:.4f} ms, {flushed / cold:.4f} of cold")
+    """Print the table."""
+    rows = list(_rows())
+    env = full("cuda")
+    print(
+        f"{env['gpu']}, driver {env['driver']}, torch {env['torch']}, csbench {env['csbench']} "
+        f"({env['commit']}); medians in ms\n"
+    )
+    headers = ("subject", "backend", "precision", "batch", "mode", "csbench", "host clock", "ratio",
+               "csbench, cold", "do_bench", "ratio")  # fmt: skip
+    print(tabulate([_cells(row) for row in rows], headers, "github", disable_numparse=True))
+    worst = max(row.worst() for row in rows)
+    print(f"\nlargest difference {worst:.2%}, allowed {MOST_APART:.0%}")
+    sys.exit(int(worst > MOST_APART))
 
 
-def _many(run: Callable[[], None], count: int) -> Callable[[], None]:
+@torch.inference_mode()
+def _rows() -> Iterator[Row]:
+    library, dense = Library(), registry.get("cudnn")
+    for layer in (None, LAYER):
+        for name, pattern, sparsity in SUBJECTS:
+            case = Case(
+                task="infer" if layer is None else "layer", layer=layer, model="resnet50",
+                pattern=pattern, sparsity=sparsity, backend=name, baseline="cudnn", device="cuda",
+                checkpoint=CheckpointRef(seed=0), batch=1 if layer is None else 64,
+                dtype="fp32" if layer is None else "fp16",
+            )  # fmt: skip
+            subject = Subject(library.sparse(case), case)
+            replay = subject.replay(subject.lower(registry.get(name), dense, case), seed=0)
+            timer = Timer("run()", globals={"run": _many(replay)})
+            yield Row(
+                case,
+                replay.mode,
+                median(sample_alone(CudaClock(), replay, SAMPLES)),
+                1e3 * timer.blocked_autorange(min_run_time=0.5).median / BATCH,
+                median(sample_alone(CudaClock(flusher("cuda")), replay, SAMPLES)),
+                do_bench(replay, warmup=100, rep=500, return_mode="median"),
+            )
+
+
+def _many(run: Callable[[], None]) -> Callable[[], None]:
     def batch() -> None:
-        for _ in range(count):
+        for _ in range(BATCH):
             run()
         torch.cuda.synchronize()
 
     return batch
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    case = row.case
+    return (
+        case.layer or case.model, f"{case.backend} {100 * case.sparsity:g} %", case.dtype,
+        str(case.batch), row.mode, f"{row.warm:.4f}", f"{row.host:.4f}",
+        f"{row.host / row.warm:.4f}", f"{row.cold:.4f}", f"{row.flushed:.4f}",
+        f"{row.flushed / row.cold:.4f}",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
