@@ -10,6 +10,7 @@ flushed before it). Exits with 1 where one of them differs by more than 2 %.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -36,7 +37,8 @@ SUBJECTS = (
     ("block-original", "block:32x32", 0.75),
 )
 LAYER = "layer3.1.conv2"
-SAMPLES, BATCH = 50, 50  # of csbench's clock; replays between two looks at the host's clock
+SAMPLES = 50  # of csbench's clock
+BATCH_MS = 20.0  # of replays between two looks at the host's clock, which a synchronisation ends
 
 
 class Row(NamedTuple):
@@ -82,24 +84,22 @@ def _rows() -> Iterator[Row]:
             )  # fmt: skip
             subject = Subject(library.sparse(case), case)
             replay = subject.replay(subject.lower(registry.get(name), dense, case), seed=0)
-            timer = Timer("run()", globals={"run": _many(replay)})
-            yield Row(
-                case,
-                replay.mode,
-                median(sample_alone(CudaClock(), replay, SAMPLES)),
-                1e3 * timer.blocked_autorange(min_run_time=0.5).median / BATCH,
-                median(sample_alone(CudaClock(flusher("cuda")), replay, SAMPLES)),
-                do_bench(replay, warmup=100, rep=500, return_mode="median"),
-            )
+            warm = median(sample_alone(CudaClock(), replay, SAMPLES))
+            cold = median(sample_alone(CudaClock(flusher("cuda")), replay, SAMPLES))
+            flushed = do_bench(replay, warmup=100, rep=500, return_mode="median")
+            yield Row(case, replay.mode, warm, _host_ms(replay, warm), cold, flushed)
 
 
-def _many(run: Callable[[], None]) -> Callable[[], None]:
+def _host_ms(run: Callable[[], None], about_ms: float) -> float:
+    count = math.ceil(BATCH_MS / about_ms)
+
     def batch() -> None:
-        for _ in range(BATCH):
+        for _ in range(count):
             run()
         torch.cuda.synchronize()
 
-    return batch
+    timer = Timer("batch()", globals={"batch": batch})
+    return 1e3 * float(timer.blocked_autorange(min_run_time=0.5).median) / count
 
 
 def _cells(row: Row) -> tuple[str, ...]:
