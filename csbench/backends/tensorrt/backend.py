@@ -29,10 +29,10 @@ class TensorRt:
     dtypes = frozenset(DTYPES)
 
     def missing(self, device: str) -> str | None:
-        if not torch.cuda.is_available():
-            return "no CUDA device"
         if importlib.util.find_spec("tensorrt") is None:
             return "no tensorrt; pip install tensorrt"
+        if not torch.cuda.is_available():
+            return "no CUDA device"
         version = str(importlib.import_module("tensorrt").__version__)
         if int(version.partition(".")[0]) < _OLDEST:
             return f"tensorrt {version} is too old; pip install 'tensorrt>={_OLDEST}'"

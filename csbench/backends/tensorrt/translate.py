@@ -88,7 +88,8 @@ class Translation:
     def _reshaped(self, x: Any, like: Tensor) -> Any:
         """The same numbers in the shape of `like`, which is a batch of one."""
         layer = self._network.add_shuffle(x)
-        layer.reshape_dims = (tuple(x.shape)[0], *like.shape[1:])
+        batch, *_ = tuple(x.shape)
+        layer.reshape_dims = (batch, *like.shape[1:])
         return layer.get_output(0)
 
     def _array(self, x: Tensor) -> Any:
