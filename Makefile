@@ -8,7 +8,7 @@ RESULTS ?= csbench-results
 # Exit code 5: measured, but this machine was busy. The tables say so; it is no reason to stop.
 NOISY_IS_FINE = || test $$? -eq 5
 
-.PHONY: install demo test lint test-gpu bench wheel clean
+.PHONY: install demo test lint test-gpu sanitize-gpu bench wheel clean
 
 install: $(VENV)/installed
 
@@ -30,8 +30,15 @@ lint: install
 	$(BIN)/mypy
 
 # On a machine with a GPU torch is usually there already: use it with PYTHON=python3 and no venv.
+GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+# Side by side where pytest-xdist is installed: most of the time goes into compiling kernels.
 test-gpu:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -m gpu tests
+	$(GPU_PYTHON) -m pytest -m gpu tests $$($(GPU_PYTHON) -c 'import xdist' 2>&- && echo -n 8)
+
+# compute-sanitizer over a few tests of every family of kernels, minutes.
+sanitize-gpu:
+	$(GPU_PYTHON) tests/gpu/sanitize.py
 
 bench: install
 	$(BIN)/csbench run resnet50 --resume -o $(RESULTS)/resnet50.jsonl $(NOISY_IS_FINE)
