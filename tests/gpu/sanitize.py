@@ -1,0 +1,118 @@
+"""Run compute-sanitizer over a few awkward tests of every family of kernels: a script, no test.
+
+    python tests/gpu/sanitize.py [FAMILY ...]
+
+Prints a table of memcheck's and racecheck's findings and exits with 1 where there are any. Its
+logs go to csbench-results/sanitize/; csbench compiles kernels with line numbers, so they name the
+line. The tools slow kernels down tenfold and more: a family that takes longer than LIMIT_S says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+LOGS = Path("csbench-results/sanitize")
+LIMIT_S = 150
+TOOLS = ("memcheck", "racecheck")
+CORES = 2  # for each of the runs side by side
+
+# Kernel family -> test file, and which of its tests (pytest -k).
+SELECTION = {
+    "block/block.cu": ("test_block.py", "test_every_tile and ragged and (fp32 or fp16)"),
+    "latency/conv.cu, io.cu": ("test_cs_latency.py", "test_plans and odd and two"),
+    "latency/conv.cu, one plane": ("test_cs_latency.py", "test_plans and 5x5 and one"),
+    "wgmma/conv.cu, io.cu": ("test_cs_throughput.py", "test_every_tile and 80x48x3x3"),
+    "wgmma/halo.cu": ("test_cs_throughput.py", "test_every_tile and 64x48x3x3"),
+    "wgmma/stem.cu": ("test_cs_throughput.py", "test_first_layers and size1 and (fp32 or bf16)"),
+    "training/sr_ste.cu": ("test_sr_ste.py", ""),
+    "cusparselt": ("test_nm.py", "test_every_algorithm and residual and fp16"),
+}
+
+SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
+TIMED_OUT = 124  # by coreutils' timeout
+
+
+class Found(NamedTuple):
+    """What a tool said of a family; `tests` is pytest's last line."""
+
+    family: str
+    tool: str
+    findings: str
+    seconds: float
+    tests: str
+
+
+def main(wanted: list[str]) -> None:
+    """Run everything side by side and print the table."""
+    families = [f for f in SELECTION if not wanted or any(w in f for w in wanted)]
+    LOGS.mkdir(parents=True, exist_ok=True)
+    cores = sorted(os.sched_getaffinity(0))
+    seats: Queue[list[int]] = Queue()
+    for first in range(0, max(1, len(cores) - CORES + 1), CORES):
+        seats.put(cores[first : first + CORES])
+    jobs = [(tool, family) for family in families for tool in TOOLS]
+    with ThreadPoolExecutor(seats.qsize()) as pool:
+        found = list(pool.map(lambda job: _seated(seats, *job), jobs))
+    print(tabulate(found, ("kernels", "tool", "findings", "s", "tests"), "github", floatfmt=".0f"))
+    sys.exit(int(any(row.findings != "0" for row in found)))
+
+
+def _seated(seats: Queue[list[int]], tool: str, family: str) -> Found:
+    """A run on cores of its own: references of all runs on all cores would crawl."""
+    cores = seats.get()
+    try:
+        return run(tool, family, cores)
+    finally:
+        seats.put(cores)
+
+
+def run(tool: str, family: str, cores: list[int]) -> Found:
+    """One tool over one family's tests."""
+    file, keyword = SELECTION[family]
+    command = [
+        "timeout", str(LIMIT_S), "taskset", "-c", ",".join(map(str, cores)),
+        "compute-sanitizer", "--tool", tool, "--print-limit", "20",
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "gpu",
+        str(HERE / file), *(["-k", keyword] if keyword else []),
+    ]  # fmt: skip
+    # Without torch's own pool every tensor ends where its memory ends.
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    begun = time.monotonic()
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, text=True, errors="replace", check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    name = re.sub(r"\W+", "-", family)
+    (LOGS / f"{name}-{tool}.log").write_text(done.stdout)
+    return Found(family, tool, _findings(done), time.monotonic() - begun, _tests(done.stdout))
+
+
+def _findings(done: subprocess.CompletedProcess[str]) -> str:
+    """The tool's own count; in words where there is none to believe."""
+    if done.returncode == TIMED_OUT:
+        return f"not done in {LIMIT_S} s"
+    counts = [int(count) for count in SUMMARY.findall(done.stdout)]
+    if not counts:
+        return "no summary"
+    return str(max(counts)) if done.returncode == 0 or max(counts) else "tests failed"
+
+
+def _tests(text: str) -> str:
+    lines = [line for line in text.splitlines() if re.search(r"\d+ (passed|failed)", line)]
+    return lines[-1].strip(" =") if lines else ""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
