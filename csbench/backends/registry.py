@@ -29,6 +29,8 @@ BUILT_IN = {
     "cs": "csbench.backends.cs.backend:Cs",
     "nm": "csbench.backends.nm.backend:Nm",
     "nm-cusparselt": "csbench.backends.nm.cusparselt:NmCusparselt",
+    "ovw": "csbench.backends.vector.backend:Ovw",
+    "shfl-bw": "csbench.backends.vector.backend:ShflBw",
     "cs-dense": "csbench.backends.dense.own:CsDense",
     "tensorrt": "csbench.backends.tensorrt.backend:TensorRt",
     "masked": "csbench.backends.dense.masked:Masked",

@@ -1,0 +1,1 @@
+"""Backends of weights whose output channels share columns: `ovw` and `shfl-bw`."""

@@ -1,0 +1,168 @@
+"""One convolution for the gather kernels: its weights on the device and its plan."""
+
+from __future__ import annotations
+
+from functools import partial
+from math import prod
+
+import torch
+from torch import Tensor
+
+from csbench.errors import PatternError
+from csbench.graph.program import Conv
+from csbench.kernels import nvrtc, search
+from csbench.kernels.gather import launch
+from csbench.kernels.gather.geometry import Geometry, Shape, geometry
+from csbench.kernels.gather.layout import WIDE, Activation, Layout
+from csbench.kernels.gather.pack import Units, from_dense, from_vectors
+from csbench.kernels.gather.tile import Kind, Load, Plan, candidates, options
+from csbench.kernels.gather.weights import Weights
+from csbench.sparse.formats import VectorPacked
+from csbench.sparse.patterns import for_spec
+
+MAX_STRIDE, MAX_OFFSET, MAX_COLUMNS = 8, 2**15, 2**31 - 1  # of the copy engine, of 16 and 32 bits
+_SOURCES = ("gather/conv.cu", "gather/common.cuh", "wgmma/common.cuh")
+
+
+def kind_of(dtype: str) -> Kind:
+    """What the kernels compute with in a precision: two fp16 planes for fp32 and tf32."""
+    return Kind(planes=2 if dtype in ("fp32", "tf32") else 1, bf16=dtype == "bf16")
+
+
+def numbers(kind: Kind) -> torch.dtype:
+    """The type of the planes."""
+    return torch.bfloat16 if kind.bf16 else torch.float16
+
+
+def shape_of(conv: Conv, images: int) -> Shape:
+    """The layer's shape as the kernels take it."""
+    cout, _, kh, kw = conv.weight.shape
+    return Shape(
+        images, conv.input_size[0], cout, conv.input_size[1:], conv.output_size[1:], (kh, kw),
+        conv.stride, conv.padding, conv.dilation,
+    )  # fmt: skip
+
+
+def why_not_at_all(conv: Conv, images: int) -> str | None:
+    """The reason why not even the dense form of the kernel takes this layer."""
+    if conv.groups != 1:
+        return f"the kernel takes no grouped convolutions; this layer has {conv.groups} groups"
+    reach = max(
+        d * (k - 1) + p
+        for d, k, p in zip(conv.dilation, conv.weight.shape[2:], conv.padding, strict=True)
+    )
+    if max(conv.stride) > MAX_STRIDE or reach >= MAX_OFFSET:
+        return f"the copy engine takes strides to {MAX_STRIDE} and windows to {MAX_OFFSET} pixels"
+    shape = shape_of(conv, images)
+    if 64 * prod(geometry(shape).blocks) > MAX_COLUMNS:
+        return f"the kernel counts columns in 31 bits; batch {images} has more"
+    return None
+
+
+def units_of(conv: Conv) -> Units:
+    """The layer's weights as units; all columns kept where it carries no pattern.
+
+    Raises PatternError where the weights break their pattern.
+    """
+    if conv.pattern is None:
+        return from_dense(conv.weight)
+    packed = for_spec(conv.pattern).pack(conv.weight)
+    if not isinstance(packed, VectorPacked):
+        raise PatternError(f"pattern '{conv.pattern}' has no vectors; expected ovw:V or shfl-bw:V")
+    return from_vectors(packed)
+
+
+class Layer:
+    """A layer's weights on the device; `run` maps activations to an activation.
+
+    With two planes, `scales` are those of x, residual and result: numbers are stored times them.
+    """
+
+    def __init__(
+        self, conv: Conv, units: Units, kind: Kind, images: int, device: str,
+        scales: tuple[float, float, float] = (1, 1, 1),
+    ) -> None:  # fmt: skip
+        self.kind, self.shape, self.relu = kind, shape_of(conv, images), conv.activation != "none"
+        self.geometry: Geometry = geometry(self.shape)
+        self.weights = Weights(units, self.geometry, kind.planes, numbers(kind), device)
+        x, residual, out = scales
+        self.unscale = (self.weights.unscale * (out / x)).to(device)
+        self.bias = (by_row(conv.bias, units) * out).to(device)
+        six = conv.activation == "relu6"
+        self.limit = torch.tensor(6.0 * out, device=device) if six else None
+        self.residual_scale = out / residual
+        # |result| <= gain * max|x| + bias_peak (+ max|residual|)
+        self.gain = float(conv.weight.abs().flatten(1).sum(1).max())
+        self.bias_peak = float(conv.bias.abs().max())
+        self.device, self.plan = device, next(iter(self.plans().values()))
+
+    def plans(self) -> dict[str, Plan]:
+        """The plans worth timing, by name."""
+        units, boxes = self.weights.units, self.weights.total_boxes
+        density = len(units.columns) / (units.count * boxes * WIDE)
+        load = Load(units.count, units.size, prod(self.geometry.blocks), boxes, density)
+        return candidates(self.kind, load, launch.processors(torch.cuda.current_device()))
+
+    def choose(self, residual: bool) -> None:
+        """Take the plan that is fastest on random activations (measured, remembered)."""
+        plans = self.plans()
+        x = self._random(self.shape.cin, self.shape.input)
+        added = self._random(self.shape.cout, self.shape.output) if residual else None
+        runs = {name: partial(self.run_with, plan, x, added) for name, plan in plans.items()}
+        units = self.weights.units
+        key = (
+            "gather", nvrtc.digest(*_SOURCES), self.kind, self.shape, units.size, units.count,
+            round(units.density, 3), residual,
+        )  # fmt: skip
+        jobs = [
+            ("gather/conv.cu", options(self.kind, p.tile, self.geometry.swizzled))
+            for p in plans.values()
+        ]
+        self.plan = plans[search.fastest(runs, key, partial(nvrtc.compile_all, jobs))]
+        self.weights.keep(self.plan.boxes)
+
+    def _random(self, channels: int, layout: Layout) -> Activation:
+        x = Activation.empty(
+            self.kind.planes, numbers(self.kind), channels, layout, torch.device(self.device)
+        )
+        x.data.normal_()
+        x.data[1:] *= 2.0**-11
+        return x
+
+    @property
+    def algorithm(self) -> str:
+        """A short line for the records."""
+        split = "3 fp16 products" if self.kind.planes == 2 else "bf16" if self.kind.bf16 else "fp16"
+        return f"gather mma {split}, units of {self.weights.units.size}, tile {self.plan}"
+
+    @property
+    def bytes(self) -> int:
+        """Weights and where they belong, as stored for the plan."""
+        scales = 4 * (self.unscale.numel() + self.bias.numel() + self.weights.rows.numel())
+        return self.weights.held(self.plan.boxes).bytes + scales
+
+    def run(self, x: Activation, residual: Activation | None = None) -> Activation:
+        """The fused convolution."""
+        return self.run_with(self.plan, x, residual)
+
+    def run_with(self, plan: Plan, x: Activation, residual: Activation | None) -> Activation:
+        """The same by a plan of the caller's choice."""
+        scales = (self.unscale, self.bias, self.residual_scale, self.limit)
+        return self.convolve(plan, x, residual, *scales)
+
+    def convolve(
+        self, plan: Plan, x: Activation, residual: Activation | None, scale: Tensor, bias: Tensor,
+        residual_scale: float = 1.0, limit: Tensor | None = None,
+    ) -> Activation:  # fmt: skip
+        """The same with scale, bias and the end of ReLU6 of the caller's."""
+        return launch.convolve(
+            self.kind, plan, self.shape, self.geometry, x, self.weights.held(plan.boxes),
+            self.weights.rows, scale, bias, relu=self.relu, limit=limit, residual=residual,
+            residual_scale=residual_scale,
+        )  # fmt: skip
+
+
+def by_row(values: Tensor, units: Units) -> Tensor:
+    """One number an output channel as one a row of the units, zero where rows are padding."""
+    rows = units.rows.reshape(-1).long()
+    return torch.where(rows >= 0, values.float()[rows.clamp_min(0)], 0.0)

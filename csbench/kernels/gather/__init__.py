@@ -1,0 +1,1 @@
+"""Convolution by gathered channels: output channels in units that share the columns they keep."""

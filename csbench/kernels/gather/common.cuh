@@ -1,0 +1,158 @@
+// What the gather kernels share: places of columns, and instructions as one-line functions.
+#pragma once
+#include "wgmma/common.cuh"
+
+struct Ring {
+  int slot = 0;
+  u32 phase = 0;
+  __device__ __forceinline__ void advance(int by, int slots) {
+    slot += by;
+    while (slot >= slots) slot -= slots, phase ^= 1;
+  }
+};
+
+// ---- columns: blocks of 64 are counted along four dimensions, the last one without bound
+__device__ __forceinline__ void split_block(const int (&blocks)[3], int block, int (&i)[4]) {
+#pragma unroll
+  for (int d = 0; d < 3; ++d) {
+    const int rest = block / blocks[d];
+    i[d] = block - rest * blocks[d];
+    block = rest;
+  }
+  i[3] = block;
+}
+
+// Coordinates, in the input, of the first column of a block.
+__device__ __forceinline__ void first_column(const int (&blocks)[3], const int (&step)[4],
+                                             int block, int (&x)[4]) {
+  split_block(blocks, block, x);
+#pragma unroll
+  for (int d = 0; d < 4; ++d) x[d] *= step[d];
+}
+
+// Where eight neighbouring columns are stored.
+struct Place {
+  long long at;  // elements from the channel's first column
+  bool inside;
+};
+
+__device__ __forceinline__ Place place_of(const int (&blocks)[3], const int (&box)[4],
+                                          const int (&size)[4], const int (&stride)[4], int block,
+                                          int chunk) {
+  int i[4];
+  split_block(blocks, block, i);
+  Place place = {0, true};
+#pragma unroll
+  for (int d = 0; d < 4; ++d) {
+    const int width = d ? box[d] : box[0] / 8;  // in chunks, of which the first dimension has eight
+    const int within = chunk % width;
+    chunk /= width;
+    const int o = i[d] * box[d] + (d ? within : within * 8);
+    place.inside &= o < size[d];
+    place.at += (long long)o * stride[d];
+  }
+  return place;
+}
+
+// A box of 64 channels x 64 columns at one tap.
+__device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x0, int x1, int x2,
+                                             int x3, int channel, u32 bar) {
+#if GATHER_SWIZZLED
+  const int second = x1, third = x2, fourth = x3, fifth = channel;
+#else
+  const int second = channel, third = x1, fourth = x2, fifth = x3;
+#endif
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      " [%0], [%1, {%2, %3, %4, %5, %6}], [%7];" ::"r"(to), "l"(map), "r"(x0), "r"(second),
+      "r"(third), "r"(fourth), "r"(fifth), "r"(bar)
+      : "memory");
+}
+
+// ---- sixteen bytes from global to shared memory
+__device__ __forceinline__ void copy_async(u32 to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void wait_async_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// ---- four words of shared memory
+__device__ __forceinline__ uint4 load_four(u32 from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ float4 load_floats(u32 from) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_four(u32 to, float4 v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
+}
+__device__ __forceinline__ float4 add(float4 a, float4 b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+// ---- blocks of a cluster
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+// The same address in another block's shared memory.
+__device__ __forceinline__ float4 load_remote(u32 from, u32 rank) {
+  u32 there;
+  float4 v;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(from), "r"(rank));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(there)
+               : "memory");
+  return v;
+}
+
+// ---- two 8x8 matrices of 16-bit numbers, transposed between registers and shared memory
+__device__ __forceinline__ void load_two_transposed(u32 (&r)[2], u32 from) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(from)
+               : "memory");
+}
+__device__ __forceinline__ void store_two_transposed(u32 to, const u32 (&r)[2]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to),
+               "r"(r[0]), "r"(r[1])
+               : "memory");
+}
+
+// sum += a (16 columns x 16 channels) * b (16 channels x 8 output channels)
+__device__ __forceinline__ void multiply_tile(float (&sum)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#if CS_BF16
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+#else
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+#endif
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// min(v, limit) that lets NaN through.
+__device__ __forceinline__ float at_most(float v, float limit) {
+  float r;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(v), "f"(limit));
+  return r;
+}

@@ -1,0 +1,191 @@
+"""Conversions of activations (gather/io.cu) and windows over pixels (gather/window.cu)."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_int, c_longlong
+from math import prod
+
+import torch
+from torch import Tensor
+
+from csbench.kernels import nvrtc
+from csbench.kernels.gather.geometry import Pair, phase_pitch
+from csbench.kernels.gather.layout import EIGHT, WIDE, Activation, Layout
+from csbench.kernels.wgmma.pack import padded
+
+_PLAIN = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_IMAGES, _CHANNELS, _HEIGHT, _WIDTH = range(4)
+_TILE = 32  # elements along both sides
+
+
+class _Plain(ctypes.Structure):
+    _fields_ = [("stride", c_longlong * 4)]
+
+
+class _Tiling(ctypes.Structure):
+    _fields_ = [
+        ("size", c_int * 4), ("inner", c_int), ("other", c_int), ("plain_inner", c_int),
+        ("tiles", c_longlong),
+    ]  # fmt: skip
+
+
+def _tiling(x: Tensor, layout: Layout) -> _Tiling:
+    """Tiles along the columns' contiguous dimension and the plain tensor's."""
+    inner = _IMAGES if layout.along_images else _WIDTH
+    sizes, strides = tuple(x.shape), x.stride()
+    fast = min((d for d in range(4) if sizes[d] > 1), key=lambda d: strides[d], default=inner)
+    others = [d for d in range(4) if d != inner]
+    other = fast if fast != inner else max(others, key=lambda d: sizes[d])
+    tiles = -(-sizes[inner] // _TILE) * -(-sizes[other] // _TILE)
+    tiles *= prod(s for d, s in enumerate(sizes) if d not in (inner, other))
+    return _Tiling(sizes, inner, other, fast == inner, tiles)
+
+
+def pack(x: Tensor, planes: int, bf16: bool, gain: Tensor) -> Activation:
+    """gain * x (NCHW of any strides; float32, float16 or bfloat16) as an activation."""
+    n, c, h, w = x.shape
+    dtype = torch.bfloat16 if bf16 else torch.float16
+    out = Activation.empty(planes, dtype, c, Layout(n, h, w), x.device)
+    tiling = _tiling(x, out.layout)
+    _io(out, x.dtype, "pack").launch(
+        tiling.tiles, 256, [x, out.data, gain, _Plain(x.stride()), out.places, tiling],
+        overlap=True,
+    )  # fmt: skip
+    return out
+
+
+def unpack(x: Activation, gain: Tensor, like: torch.dtype) -> Tensor:
+    """The activation divided by gain, as a contiguous NCHW tensor."""
+    n, h, w = x.layout
+    out = torch.empty(n, x.channels, h, w, dtype=like, device=x.data.device)
+    tiling = _tiling(out, x.layout)
+    _io(x, like, "unpack").launch(
+        tiling.tiles, 256, [x.data, out, gain, _Plain(out.stride()), x.places, tiling],
+        overlap=True,
+    )  # fmt: skip
+    return out
+
+
+class _FromPacked(ctypes.Structure):
+    _fields_ = [
+        (name, c_int) for name in (
+            "inner_tiles", "inner_size", "second_size", "along_images", "height", "width",
+            "channels", "blocks",
+        )
+    ]  # fmt: skip
+
+
+def from_packed(x: Tensor, channels: int, planes: int) -> Activation:
+    """An activation from the packed NHWC form of csbench.kernels.wgmma, bit by bit."""
+    n, h, w, _ = x.shape
+    out = Activation.empty(planes, x.dtype, channels, Layout(n, h, w), x.device)
+    inner, second, third = (n, w, h) if out.layout.along_images else (w, h, n)
+    tiles, blocks = -(-inner // WIDE), padded(channels) // WIDE
+    arguments = _FromPacked(tiles, inner, second, out.layout.along_images, h, w, channels, blocks)
+    grid = tiles * second * third * blocks * planes
+    _io(out, torch.float32, "from_packed").launch(
+        grid, 256, [x, out.data, out.places, arguments], overlap=True
+    )
+    return out
+
+
+class _Phases(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int) for name in ("width", "pitch", "stride", "phase_width", "phase_pitch")),
+        *((name, c_longlong) for name in ("lines", "plane_from", "plane_to")),
+    ]
+
+
+def phases(x: Activation, stride: int) -> Activation:
+    """Every stride-th column of a line together; only for lines of neighbouring pixels.
+
+    The result has the layout's sizes of x, but its lines are as long as all phases.
+    """
+    layout, pitch = x.layout, phase_pitch(x.layout, stride)
+    lines = x.channels * layout.images * layout.height
+    data = x.data.new_empty(len(x.data), lines * stride * pitch)
+    arguments = _Phases(
+        layout.width, layout.pitch, stride, -(-layout.width // stride), pitch, lines, x.plane,
+        data.shape[1],
+    )  # fmt: skip
+    _io(x, torch.float32, "phases").launch(
+        -(-data.shape[1] // 256), 256, [x.data, data, arguments], overlap=True
+    )
+    return Activation(data, x.channels, layout)
+
+
+class _Window(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int) for name in (
+            "images", "channels", "height", "width", "out_height", "out_width",
+        )),
+        *((name, c_int * 2) for name in ("kernel", "stride", "padding", "dilation")),
+        ("threads", c_longlong),
+    ]  # fmt: skip
+
+
+def max_pool(
+    x: Activation, kernel: Pair, stride: Pair, padding: Pair, out_size: Pair
+) -> Activation:
+    """The largest number of every window."""
+    out = x.like(x.channels, Layout(x.layout.images, *out_size))
+    window = _window(x, out, kernel, stride, padding, (1, 1))
+    arguments = [x.data, out.data, x.places, out.places, window]
+    _windows(x, "max_pool").launch(-(-window.threads // 256), 256, arguments, overlap=True)
+    return out
+
+
+def mean_pool(x: Activation) -> Activation:
+    """The mean over all pixels, as an image of one."""
+    out = x.like(x.channels, Layout(x.layout.images, 1, 1))
+    window = _window(x, out, (1, 1), (1, 1), (0, 0), (1, 1))
+    lanes = 1 if x.layout.along_images else 32
+    _windows(x, "mean_pool").launch(
+        -(-window.threads * lanes // 256), 256, [x.data, out.data, x.places, out.places, window],
+        overlap=True,
+    )  # fmt: skip
+    return out
+
+
+def depthwise(
+    x: Activation, weights: Tensor, bias: Tensor, scale: float, activation: int, limit: float,
+    stride: Pair, padding: Pair, dilation: Pair, out_size: Pair,
+) -> Activation:  # fmt: skip
+    """act(scale * (every channel with its own window of weights [C, 1, kh, kw]) + bias)."""
+    out = x.like(x.channels, Layout(x.layout.images, *out_size))
+    kernel = (weights.shape[2], weights.shape[3])
+    window = _window(x, out, kernel, stride, padding, dilation)
+    _windows(x, "depthwise").launch(
+        -(-window.threads // 256), 256,
+        [x.data, out.data, weights, bias, scale, activation, limit, x.places, out.places, window],
+        overlap=True,
+    )  # fmt: skip
+    return out
+
+
+def _window(
+    x: Activation, out: Activation, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> _Window:
+    images, height, width = out.layout
+    vectors = -(-images // EIGHT) if x.layout.along_images else images
+    return _Window(
+        images, x.channels, x.layout.height, x.layout.width, height, width, kernel, stride,
+        padding, dilation, vectors * x.channels * height * width,
+    )  # fmt: skip
+
+
+def _numbers(x: Activation) -> tuple[str, str]:
+    bf16 = x.data.dtype == torch.bfloat16
+    return f"-DCS_BF16={int(bf16)}", f"-DGATHER_PLANES={len(x.data)}"
+
+
+def _io(x: Activation, plain: torch.dtype, name: str) -> nvrtc.Kernel:
+    options = (*_numbers(x), f"-DGATHER_PLAIN={_PLAIN[plain]}")
+    return nvrtc.load("gather/io.cu", options=options).kernel(name)
+
+
+def _windows(x: Activation, name: str) -> nvrtc.Kernel:
+    vector = EIGHT if x.layout.along_images else 1
+    options = (*_numbers(x), f"-DGATHER_VECTOR={vector}")
+    return nvrtc.load("gather/window.cu", options=options).kernel(name)

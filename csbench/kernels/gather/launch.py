@@ -1,0 +1,92 @@
+"""Launches of gather/conv.cu."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import c_float, c_int, c_longlong, c_void_p
+from math import prod
+
+import torch
+from torch import Tensor
+
+from csbench.kernels.gather import io, maps
+from csbench.kernels.gather.geometry import Geometry, Shape
+from csbench.kernels.gather.layout import Activation
+from csbench.kernels.gather.tile import Kind, Plan, kernel
+from csbench.kernels.gather.weights import Held
+
+
+class _Shape(ctypes.Structure):
+    """struct Shape of gather/conv.cu."""
+
+    _fields_ = [
+        ("blocks", c_int * 3),
+        *((name, c_int * 4) for name in ("box", "step", "size", "out_stride")),
+        ("channel", c_int), ("plane", c_longlong),
+        *((name, c_int) for name in (
+            "stages", "boxes", "total_boxes", "slots", "ranks", "row_blocks", "tiles", "scratch",
+            "barriers", "relu",
+        )),
+        ("residual_scale", c_float),
+    ]  # fmt: skip
+
+
+class _Pointers(ctypes.Structure):
+    """struct Pointers of gather/conv.cu."""
+
+    _fields_ = [
+        (name, c_void_p) for name in (
+            "records", "starts", "boxes", "rows", "scale", "bias", "limit", "residual", "out",
+        )
+    ]  # fmt: skip
+
+
+def convolve(
+    kind: Kind, plan: Plan, shape: Shape, geometry: Geometry, x: Activation, weights: Held,
+    rows: Tensor, scale: Tensor, bias: Tensor, *, relu: bool, limit: Tensor | None = None,
+    residual: Activation | None = None, residual_scale: float = 1.0,
+) -> Activation:  # fmt: skip
+    """act(scale * (W x) + bias + residual_scale * residual); scale and bias by row of the units.
+
+    `limit` is where ReLU6 ends, in the result's scale; None for ReLU.
+    """
+    g, t = geometry, plan.tile
+    if g.phases > 1:
+        x = io.phases(x, g.phases)
+    out = x.like(shape.cout, shape.output)
+    row_blocks = -(-len(weights.starts) // t.groups)
+    tiles = row_blocks * -(-prod(g.blocks) // t.column_blocks)
+    structure = _Shape(
+        g.blocks[:3], g.box, tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size,
+        g.out_stride, g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes),
+        plan.slots, plan.ranks, row_blocks, tiles, plan.scratch(kind), plan.barriers(kind),
+        relu, residual_scale,
+    )  # fmt: skip
+    pointers = _Pointers(
+        *(None if p is None else p.data_ptr() for p in (
+            weights.records, weights.starts, weights.boxes, rows, scale, bias, limit,
+            None if residual is None else residual.data, out.data,
+        ))
+    )  # fmt: skip
+    grid = _grid(plan, row_blocks, tiles, processors(x.data.device.index))
+    kernel(kind, plan, g.swizzled).launch(
+        grid, t.threads,
+        [maps.boxes(x, g, 0), maps.boxes(x, g, kind.planes - 1), pointers, structure],
+        shared=plan.shared(kind), cluster=plan.ranks if plan.ranks > 1 else None, overlap=True,
+    )  # fmt: skip
+    return out
+
+
+def _grid(plan: Plan, row_blocks: int, tiles: int, processors: int) -> int:
+    """Blocks: persistent ones keep their row block, so they are a multiple of the row blocks."""
+    if plan.tile.split:
+        return tiles * plan.ranks
+    room = plan.tile.blocks * processors
+    return min(tiles, max(1, room // row_blocks) * row_blocks)
+
+
+@functools.cache
+def processors(device: int) -> int:
+    """Multiprocessors of a device."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

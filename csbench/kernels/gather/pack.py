@@ -1,0 +1,216 @@
+"""Weights of the gather kernels: units of output channels, their kept columns as records of 16.
+
+A *unit* is 8, 16 or 32 output channels that keep the same columns (tap * Cin + channel). A *box*
+is 64 input channels at one tap, a *stage* a few boxes that lie in shared memory together. Of every
+unit and stage the kept columns are dealt to k-steps of 16; a record is the weights of one k-step in
+the order of mma's fragments and where the 16 channels lie in the stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csbench.kernels.gather.layout import EIGHT, WIDE
+from csbench.sparse.formats import VectorPacked
+from csbench.sparse.layout import as_matrix
+
+STEP = 16  # kept columns of one k-step
+UNITS = (32, 16, 8)  # output channels of a unit
+_BOX_BYTES = WIDE * WIDE * 2
+_TOP = 14  # weights of a row are scaled to just below 2 ** 14, so their low halves keep all bits
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """Output channels that share columns: unit u computes `rows[u]` from its `columns`.
+
+    `values[i]` are the weights of kept column i for all rows of its unit; -1 in `rows` is padding.
+    """
+
+    cin: int
+    taps: int
+    rows: Tensor  # int32 [units, rows of a unit]
+    unit: Tensor  # int64 [kept]: whose column it is, ascending
+    columns: Tensor  # int64 [kept]
+    values: Tensor  # float32 [kept, rows of a unit]
+
+    @property
+    def size(self) -> int:
+        """Output channels of a unit."""
+        return self.rows.shape[1]
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+    @property
+    def density(self) -> float:
+        """Kept columns as a share of all."""
+        return len(self.columns) / (self.count * self.cin * self.taps)
+
+    def boxes(self) -> tuple[Tensor, Tensor]:
+        """Numbers (tap * boxes of a tap + box) of the boxes in use, and of each column which."""
+        per_tap = -(-self.cin // WIDE)
+        tap, channel = self.columns // self.cin, self.columns % self.cin
+        used, which = torch.unique(tap * per_tap + channel // WIDE, return_inverse=True)
+        return used, which
+
+
+def from_vectors(packed: VectorPacked) -> Units:
+    """Vectors of V output channels as units: the largest size that divides V (or V filled up)."""
+    cout, cin, kh, kw = packed.shape
+    v = packed.vector
+    filled = -(-v // EIGHT) * EIGHT
+    size = next(n for n in UNITS if filled % n == 0)
+    groups, parts = len(packed.column_offsets) - 1, filled // size
+    rows = torch.full((groups * v,), -1, dtype=torch.int32)
+    rows[:cout] = packed.row_permutation
+    padded = torch.full((groups, filled), -1, dtype=torch.int32)
+    padded[:, :v] = rows.reshape(groups, v)
+    values = torch.nn.functional.pad(packed.values, (0, filled - v))
+    counts = packed.column_offsets.diff().long()
+    group = torch.arange(groups).repeat_interleave(counts)
+    # Unit p of a group takes its rows p * size and on, and all its columns.
+    unit = (group * parts + torch.arange(parts)[:, None]).reshape(-1)
+    order = unit.argsort(stable=True)
+    split = values.reshape(-1, parts, size).transpose(0, 1).reshape(-1, size)
+    columns = packed.columns.long().repeat(parts)
+    if not len(columns):  # no weight at all: the kernel wants one
+        unit = columns = order = torch.zeros(1, dtype=torch.int64)
+        split = values.new_zeros(1, size)
+    return Units(cin, kh * kw, padded.reshape(-1, size), unit[order], columns[order], split[order])
+
+
+def from_dense(weight: Tensor) -> Units:
+    """Every column kept, rows as they come."""
+    cout, cin, kh, kw = weight.shape
+    size = next((n for n in reversed(UNITS) if cout <= n), UNITS[0])
+    count, columns = -(-cout // size), cin * kh * kw
+    matrix = torch.nn.functional.pad(as_matrix(weight), (0, 0, 0, count * size - cout))
+    rows = torch.full((count * size,), -1, dtype=torch.int32)
+    rows[:cout] = torch.arange(cout, dtype=torch.int32)
+    return Units(
+        cin, kh * kw, rows.reshape(count, size), torch.arange(count).repeat_interleave(columns),
+        torch.arange(columns).repeat(count),
+        matrix.reshape(count, size, columns).transpose(1, 2).reshape(-1, size),
+    )  # fmt: skip
+
+
+def scaled(units: Units) -> tuple[Units, Tensor]:
+    """Rows times powers of two, the largest magnitude just below 2^14; and what undoes it.
+
+    The second is float32 [units * rows of a unit].
+    """
+    peak = units.values.new_zeros(units.rows.shape)
+    where = units.unit[:, None].expand(units.values.shape)
+    peak.scatter_reduce_(0, where, units.values.abs(), "amax")
+    scale = torch.exp2(torch.floor(_TOP - torch.log2(peak.clamp_min(1e-30))))
+    scale = torch.where(peak > 0, scale, torch.ones_like(scale))
+    values = units.values * scale[units.unit]
+    return Units(
+        units.cin, units.taps, units.rows, units.unit, units.columns, values
+    ), (1 / scale).reshape(-1)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """What the kernel reads for stages of so many boxes.
+
+    `starts[u, s]` is the first record of unit u in stage s; every stage has at least one.
+    `boxes` names them by tap and first channel, in the order in which stages hold them.
+    """
+
+    records: Tensor  # uint8 [records, bytes]
+    starts: Tensor  # int32 [units, stages + 1]
+    boxes: Tensor  # int32 [boxes, 2]
+    boxes_of_stage: int
+
+    @property
+    def stages(self) -> int:
+        return self.starts.shape[1] - 1
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of weights and of where they belong, padding included."""
+        return self.records.numel() + 4 * (self.starts.numel() + self.boxes.numel())
+
+
+def pack(units: Units, boxes_of_stage: int, *, swizzled: bool, parts: tuple[Tensor, ...]) -> Packed:
+    """Records of units whose `values` were made 16-bit: `parts` are one plane or high and low."""
+    per_tap, channel = -(-units.cin // WIDE), units.columns % units.cin
+    used, box = units.boxes()
+    stages = -(-len(used) // boxes_of_stage)
+    row = box % boxes_of_stage * WIDE + channel % WIDE  # in the stage
+    cell = units.unit * stages + box // boxes_of_stage  # a unit's share of a stage
+    count = torch.bincount(cell, minlength=units.count * stages)
+    steps = (-(-count // STEP)).clamp_min(1)
+    first = torch.nn.functional.pad(steps.cumsum(0), (1, 0))
+    record, slot, order = _dealt(cell, row, count, steps, first)
+    total = int(first[-1])
+    rows = _rows(record, slot, row[order], total)
+    pieces = [_fragments(part[order], record, slot, total) for part in parts]
+    pieces.append(_addresses(rows, swizzled).to(torch.int16).view(torch.uint8))
+    starts = torch.cat([first[:-1].reshape(units.count, stages), first[stages::stages, None]], 1)
+    boxes = torch.stack([used // per_tap, used % per_tap * WIDE], 1)
+    return Packed(torch.cat(pieces, 1), starts.int(), boxes.int(), boxes_of_stage)
+
+
+def _dealt(
+    cell: Tensor, row: Tensor, count: Tensor, steps: Tensor, first: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every kept column, in `order`, its record and its place among the record's 16.
+
+    Rows of a cell, sorted by their bank (row modulo 8), are dealt in turn to its groups of eight:
+    then ldmatrix finds the eight rows of a group in eight different banks wherever they allow it.
+    """
+    key = (cell * EIGHT + row % EIGHT) * (row.max() + 1) + row
+    order = key.argsort()
+    cell = cell[order]
+    start = torch.nn.functional.pad(count.cumsum(0), (1, 0))[cell]
+    turn = torch.arange(len(cell)) - start
+    octets = 2 * steps[cell]
+    octet = turn % octets
+    return first[cell] + octet // 2, octet % 2 * EIGHT + turn // octets, order
+
+
+def _rows(record: Tensor, slot: Tensor, row: Tensor, total: int) -> Tensor:
+    """The row of each of a record's 16 columns [records, 16]; padding takes idle banks.
+
+    Padding has zero weights and must read what was loaded: rows 0 to 7 are there in any stage.
+    """
+    rows = torch.full((total, STEP), -1)
+    rows[record, slot] = row
+    octets = rows.reshape(-1, EIGHT)
+    taken = torch.zeros(len(octets), EIGHT)
+    found = octets >= 0
+    taken[torch.arange(len(octets))[:, None].expand(octets.shape)[found], octets[found] % EIGHT] = 1
+    idle = taken.argsort(dim=1, stable=True)  # banks, the idle ones first
+    padding = (~found).long()
+    number = (padding.cumsum(1) - 1).clamp_min(0)
+    return torch.where(found, octets, idle.gather(1, number)).reshape(-1, STEP)
+
+
+def _addresses(rows: Tensor, swizzled: bool) -> Tensor:
+    """Byte offsets of rows in a stage, as ldmatrix of an m16 tile's first columns takes them."""
+    if swizzled:  # rows of 128 bytes, whose 16-byte pieces are exchanged by the row's number
+        return rows * 128 | (rows % EIGHT) << 4
+    return rows // WIDE * _BOX_BYTES + rows % WIDE * 16
+
+
+def _fragments(values: Tensor, record: Tensor, slot: Tensor, total: int) -> Tensor:
+    """Weights [kept, rows of a unit] as bytes [records, ...] in the order of mma's B fragments.
+
+    Lane (g, t) holds of output channel g of an n8 tile the columns 2t, 2t + 1 and 2t + 8, 2t + 9;
+    two n8 tiles lie together, so that a lane reads 16 bytes.
+    """
+    size = values.shape[1]
+    full = values.new_zeros(total, STEP, size)
+    full[record, slot] = values
+    pair = min(2, size // EIGHT)
+    # [record, +8, t, pair of columns, n8 pair, n8 of the pair, g]
+    shape = (total, 2, 4, 2, size // EIGHT // pair, pair, EIGHT)
+    ordered = full.reshape(shape).permute(0, 4, 6, 2, 5, 1, 3)
+    return ordered.contiguous().view(torch.uint8).reshape(total, -1)

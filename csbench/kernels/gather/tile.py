@@ -1,0 +1,172 @@
+"""Tiles of gather/conv.cu: which fit a layer, what shared memory they take, the compiled kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from csbench.kernels import nvrtc
+from csbench.kernels.gather.pack import STEP
+
+_SHARED = {1: 232448, 2: 115712}  # bytes a block may take where one or two share a processor
+_BOX = 8192
+_MAX_SLOTS = 8
+_LANES = 32  # of the warp that copies, one box each
+# Tensor cores round sums toward zero: after so many k-steps of three products the sums leave them.
+PROMOTE = 8
+
+
+class Kind(NamedTuple):
+    """Numbers of one fp16 or bf16, or of two fp16 (high and low)."""
+
+    planes: int
+    bf16: bool = False
+
+
+class Tile(NamedTuple):
+    """A block: units x warps along columns x warps along K; a warp has m tiles of 16 columns.
+
+    `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor.
+    """
+
+    unit: int
+    m: int
+    groups: int
+    along: int
+    parts: int
+    split: bool
+    promote: int
+    blocks: int
+
+    @property
+    def warps(self) -> int:
+        return self.groups * self.along * self.parts
+
+    @property
+    def threads(self) -> int:
+        return 32 * (self.warps + self.split)
+
+    @property
+    def column_blocks(self) -> int:
+        """Blocks of 64 columns."""
+        return self.along * self.m // 4
+
+
+class Plan(NamedTuple):
+    """A tile, the blocks of a cluster that share K, and what a stage and the ring hold."""
+
+    tile: Tile
+    ranks: int
+    boxes: int
+    slots: int
+
+    def slot_bytes(self, kind: Kind) -> int:
+        return self.tile.column_blocks * kind.planes * self.boxes * _BOX
+
+    def scratch(self, kind: Kind) -> int:
+        """Where results lie, after stages (or sums, where K is split)."""
+        t = self.tile
+        sums = t.warps * t.m * t.unit // 8 * 512 if t.split else 0
+        return max(self.slots * self.slot_bytes(kind), -(-sums // 1024) * 1024)
+
+    def barriers(self, kind: Kind) -> int:
+        t = self.tile
+        return self.scratch(kind) + t.groups * t.column_blocks * kind.planes * t.unit * 128
+
+    def shared(self, kind: Kind) -> int:
+        return 1024 + self.barriers(kind) + 16 * self.slots
+
+    def __str__(self) -> str:
+        t = self.tile
+        k = f", K by {self.ranks} x {t.parts}" if t.split else ""
+        return (
+            f"{t.groups * t.unit}x{t.along * t.m * 16}{k}, {self.slots} stages of {self.boxes}, "
+            f"{t.blocks} a processor"
+        )
+
+
+def plan(kind: Kind, tile: Tile, ranks: int, boxes: int) -> Plan | None:
+    """The plan with as many stages as fit; None where it cannot be launched."""
+    if tile.column_blocks * kind.planes * boxes > _LANES:
+        return None
+    for slots in range(_MAX_SLOTS, 1, -1):
+        found = Plan(tile, ranks, boxes, slots)
+        if found.shared(kind) <= _SHARED[tile.blocks]:
+            return found
+    return None
+
+
+class Load(NamedTuple):
+    """What a layer gives the device to do."""
+
+    units: int
+    unit: int
+    column_blocks: int
+    total_boxes: int
+    density: float
+
+
+def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
+    """Plans worth timing, by name: enough blocks to fill the device, stages of enough columns."""
+    found: dict[str, Plan] = {}
+    for tile, ranks in _tiles(kind, load):
+        for boxes in _stages(load):
+            made = plan(kind, tile, ranks, boxes)
+            if made is None:
+                continue
+            blocks = ranks * -(-load.units // tile.groups)
+            blocks *= -(-load.column_blocks // tile.column_blocks)
+            if _worthwhile(made, load, blocks, processors):
+                found[str(made)] = made
+    return found
+
+
+def _worthwhile(p: Plan, load: Load, blocks: int, processors: int) -> bool:
+    t, stages = p.tile, -(-load.total_boxes // p.boxes)
+    if not t.split:
+        most = 8 * processors if t.warps < 4 else blocks
+        return processors // 2 <= blocks <= most or (t.groups, t.along) == (1, 4)
+    spread = p.ranks * t.parts
+    return spread > 1 and stages >= spread and processors // 3 <= blocks <= 4 * processors
+
+
+def _stages(load: Load) -> tuple[int, ...]:
+    """Boxes of a stage: about one k-step of kept columns, or two."""
+    wanted = STEP / max(load.density * 64, 1e-6)
+    fewest = next((n for n in (1, 2) if n >= wanted), 4)
+    return tuple(n for n in (fewest // 2, fewest, 2 * fewest) if 1 <= n <= min(4, load.total_boxes))
+
+
+def _tiles(kind: Kind, load: Load) -> Iterator[tuple[Tile, int]]:
+    """Shapes by units x warps along columns; more columns a warp where units are small."""
+    m = 4 if load.unit == 32 else 8
+    promote = PROMOTE if kind.planes == 2 else 0
+    blocks = 1 if kind.planes == 2 and load.unit > 8 else 2
+    for groups, along in ((4, 2), (8, 1), (2, 4), (2, 2), (4, 1), (1, 4), (2, 1), (1, 1)):
+        if groups <= max(1, load.units):
+            yield Tile(load.unit, m, groups, along, 1, False, promote, blocks), 1
+    if kind.planes == 1 and load.unit == 32:
+        for groups, along in ((4, 1), (8, 1), (4, 2)):
+            if groups <= load.units:
+                yield Tile(load.unit, 8, groups, along, 1, False, 0, 1), 1
+    for groups, parts in ((1, 4), (1, 8), (2, 4), (4, 2), (4, 1), (2, 1), (1, 1)):
+        if groups <= max(1, load.units):
+            for ranks in (1, 2, 4, 8):
+                yield Tile(load.unit, 4, groups, 1, parts, True, promote, 1), ranks
+
+
+def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:
+    """The compiler's -D options for one tile."""
+    values = {
+        "PLANES": kind.planes, "N": tile.unit // 8, "M": tile.m, "GROUPS": tile.groups,
+        "COLUMNS": tile.along, "PARTS": tile.parts, "SPLIT": int(tile.split),
+        "SWIZZLED": int(swizzled), "PROMOTE": tile.promote, "BLOCKS": tile.blocks,
+    }  # fmt: skip
+    named = (f"-DGATHER_{name}={value}" for name, value in values.items())
+    return (f"-DCS_BF16={int(kind.bf16)}", *named)
+
+
+def kernel(kind: Kind, p: Plan, swizzled: bool) -> nvrtc.Kernel:
+    """The convolution kernel of one plan on torch's current device."""
+    module = nvrtc.load("gather/conv.cu", options=options(kind, p.tile, swizzled))
+    return module.kernel("gather_conv").prepare(shared=p.shared(kind))
