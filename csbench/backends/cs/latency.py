@@ -43,7 +43,8 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     if conv.residual:
         layer = layers.kernelize(conv, case.batch, plain.stored)
     prepared = layers.prepare(layer, split, order, out_order, (_SCALE, _SCALE))
-    convolution = prepared.choose()
+    convolution = prepared.convolution(prepared.ranked()[0])
+    prepared.keep(str(convolution.plan))
 
     def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
         packed = layers.pack_input(x, layer, order, split, _SCALE)

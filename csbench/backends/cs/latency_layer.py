@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -166,14 +166,41 @@ class Prepared:
     out_order: Order | None  # None: a float tensor with channels as they come
     split: bool
     out_scale: float
+    made: dict[str, plans.Convolution] = field(default_factory=dict)
 
-    def run(self, plan: plans.Plan) -> plans.Convolution:
-        """The layer under one plan."""
-        layer = self.layer
-        return plans.Convolution(
-            layer.shape, self.packed, layer.m, plan, self.split, layer.conv.activation,
-            self.out_order is None,
-        )  # fmt: skip
+    def convolution(self, name: str) -> plans.Convolution:
+        """The layer under the plan of that name."""
+        if name not in self.made:
+            layer = self.layer
+            self.made[name] = plans.Convolution(
+                layer.shape, self.packed, layer.m, self.ways[name], self.split,
+                layer.conv.activation, self.out_order is None,
+            )  # fmt: skip
+        return self.made[name]
+
+    def keep(self, name: str) -> None:
+        """Let go of what other plans hold on the device."""
+        for other in self.made.keys() - {name}:
+            del self.made[other]
+
+    @cached_property
+    def ways(self) -> dict[str, plans.Plan]:
+        """The plans worth measuring, by name; raises BackendError where there is none."""
+        found = plans.candidates(self.layer.shape, self.order, self.layer.m, self.split)
+        if not found:
+            described = self.layer.conv.describe()
+            raise BackendError(f"no tile of the latency kernels fits {described}")
+        return {str(plan): plan for plan in found}
+
+    @property
+    def signature(self) -> tuple[Hashable, ...]:
+        """Everything that decides the layer's time: where groups lie does not."""
+        order = (self.order.channels, self.order.m)
+        return self.layer.shape, order, self.layer.m, self.split, self._adds
+
+    @property
+    def _adds(self) -> bool:
+        return self.layer.conv.residual and self.out_order is not None
 
     def output(self) -> Planes | Tensor:
         """Room for the result; nothing is written."""
@@ -183,32 +210,24 @@ class Prepared:
             return torch.empty((*size, s.rows), device="cuda")
         return Planes.empty(self.split, *size, self.out_order, self.out_scale)
 
-    def choose(self) -> plans.Convolution:
-        """The layer under the plan that is fastest on random activations; remembered on disk."""
-        s, layer = self.layer.shape, self.layer
-        ways = plans.candidates(s, self.order, layer.m, self.split)
-        if not ways:
-            raise BackendError(f"no tile of the latency kernels fits {layer.conv.describe()}")
+    def ranked(self) -> list[str]:
+        """The plans from fast to slow, each timed alone on random activations; remembered."""
+        s = self.layer.shape
         x = _random(self.split, s.images, s.height, s.width, self.order)
         residual = None
-        if layer.conv.residual and self.out_order is not None:
+        if self._adds and self.out_order is not None:
             residual = _random(self.split, s.images, s.out_height, s.out_width, self.out_order)
-        made = {str(plan): cache(partial(self.run, plan)) for plan in ways}
-        runs = {name: partial(_once, make, x, self, residual) for name, make in made.items()}
+        runs = {name: partial(self._once, name, x, residual) for name in self.ways}
         plain = self.out_order is None
         jobs = [
-            ("latency/conv.cu", plans.kernel_options(p, self.split, layer.m, plain)) for p in ways
+            ("latency/conv.cu", plans.kernel_options(plan, self.split, self.layer.m, plain))
+            for plan in self.ways.values()
         ]
-        source = nvrtc.digest("latency/conv.cu")
-        order = (self.order.channels, self.order.m)  # where groups lie does not matter to time
-        key = ("cs latency", source, s, order, layer.m, self.split, residual is not None)
-        return made[search.fastest(runs, key, partial(nvrtc.compile_all, jobs))]()
+        key = ("cs latency", nvrtc.digest("latency/conv.cu"), *self.signature)
+        return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
 
-
-def _once(
-    make: Callable[[], plans.Convolution], x: Planes, layer: Prepared, residual: Planes | None
-) -> None:
-    make().launch(x, layer.output(), residual)
+    def _once(self, name: str, x: Planes, residual: Planes | None) -> None:
+        self.convolution(name).launch(x, self.output(), residual)
 
 
 def _random(split: bool, images: int, height: int, width: int, order: Order) -> Planes:

@@ -2,7 +2,8 @@
 
 Channels are stored everywhere in the order that the sparse layers read, which costs nothing: the
 rows of every layer are packed in the order of its output. Each kernel may start before the one in
-front of it has ended, and fetches its weights meanwhile.
+front of it has ended, and fetches its weights meanwhile. Plans are chosen inside the network:
+kernels of many shapes that follow each other cost more than each of them alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
@@ -24,14 +25,15 @@ from csbench.core.case import Case
 from csbench.core.record import LayerReport
 from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program, Step
+from csbench.kernels import nvrtc, search
 from csbench.kernels.latency import io
 from csbench.kernels.latency.io import Planes, Window
 from csbench.kernels.latency.pack import Order
-from csbench.kernels.latency.plan import Convolution
 
 # The largest calibrated magnitude is stored as at most 2^8: inputs may grow 2^8 times before the
 # range of halves ends, and what a half rounds away stays exact for all but tiny numbers.
 _CALIBRATED = 2.0**8
+_ALTERNATIVES = 5  # of each layer's plans alone, tried again in the network
 
 Value = Tensor | Planes
 _DTYPE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.half, "bf16": torch.bfloat16}
@@ -62,7 +64,9 @@ class _Lowering:
         self.packed: dict[tuple[int, Order, bool], int] = {}
         self.fresh = itertools.count(1 + max(step.output for step in program.steps))
         self.calls: list[Call] = []
-        self.reports: list[LayerReport] = []
+        self.layers: list[layers.Prepared] = []
+        self.ranked: dict[Hashable, list[str]] = {}  # by a layer's signature: its best plans alone
+        self.chosen: dict[Hashable, str] = {}
 
     def network(self) -> LoweredNetwork:
         for step in self.program.steps:
@@ -71,8 +75,18 @@ class _Lowering:
             elif not self._pooling(step):
                 inputs = tuple(self._plain(n) for n in step.inputs)
                 self.calls.append(Call(step.op, inputs, step.output))
-        result = self._plain(self.program.result)
-        return LoweredNetwork(in_turn(self.calls, result), tuple(self.reports))
+        run = in_turn(self.calls, self._plain(self.program.result))
+        self._choose(run)
+        return LoweredNetwork(run, tuple(map(self._report, self.layers)))
+
+    def _choose(self, run: Callable[[Tensor], Tensor]) -> None:
+        x = torch.randn(self.case.batch, *self.program.input_size, device=self.case.device)
+        x = x.to(_DTYPE[self.case.dtype])
+        sources = nvrtc.digest("latency/conv.cu", "latency/io.cu")
+        key = ("cs latency network", sources, self.program.model, self.case.batch, self.case.dtype)
+        search.in_context(lambda: run(x), self.chosen, self.ranked, key)
+        for layer in self.layers:
+            layer.keep(self.chosen[layer.signature])
 
     # ---- steps
 
@@ -89,12 +103,14 @@ class _Lowering:
             inputs.append(self._as_planes(step.inputs[1], out_order))
         scales = self.planes[inputs[0]][1], self._scale(step.output)
         prepared = layers.prepare(layer, self.split, order, out_order, scales)
-        convolution = prepared.choose()
-        run = _launcher(prepared, convolution, _DTYPE[self.case.dtype])
+        self.layers.append(prepared)
+        if prepared.signature not in self.ranked:
+            self.ranked[prepared.signature] = prepared.ranked()[:_ALTERNATIVES]
+            self.chosen[prepared.signature] = self.ranked[prepared.signature][0]
+        run = _launcher(prepared, self.chosen, _DTYPE[self.case.dtype])
         self.calls.append(Call(run, tuple(inputs), step.output))
         if out_order is not None:
             self.planes[step.output] = out_order, scales[1]
-        self._report(conv, convolution, layer.m > 1)
 
     def _pooling(self, step: Step) -> bool:
         source, window = step.inputs[0], max_window(step.op)
@@ -144,23 +160,26 @@ class _Lowering:
         peak = self.peaks[value].peak
         return 2.0 ** math.floor(math.log2(_CALIBRATED / peak)) if peak > 0 else 1.0
 
-    def _report(self, conv: Conv, convolution: Convolution, sparse: bool) -> None:
+    def _report(self, layer: layers.Prepared) -> LayerReport:
+        conv, sparse = layer.layer.conv, layer.layer.m > 1
+        convolution = layer.convolution(self.chosen[layer.signature])
         flops = conv.sparse_flops if sparse else conv.dense_flops
-        self.reports.append(
-            LayerReport(
-                name=conv.name, ran="sparse" if sparse else "dense",
-                reason=None if sparse else "kept dense", bytes=convolution.bytes,
-                flops=flops * self.case.batch, algorithm=f"latency {convolution.plan}",
-            )
+        return LayerReport(
+            name=conv.name, ran="sparse" if sparse else "dense",
+            reason=None if sparse else "kept dense", bytes=convolution.bytes,
+            flops=flops * self.case.batch, algorithm=f"latency {convolution.plan}",
         )  # fmt: skip
 
 
 def _launcher(
-    prepared: layers.Prepared, convolution: Convolution, dtype: torch.dtype
+    prepared: layers.Prepared, chosen: dict[Hashable, str], dtype: torch.dtype
 ) -> Callable[..., Value]:
+    """Runs whatever plan `chosen` names for this layer at that moment."""
+    signature = prepared.signature
+
     def run(x: Planes, residual: Planes | None = None) -> Value:
         out = prepared.output()
-        convolution.launch(x, out, residual)
+        prepared.convolution(chosen[signature]).launch(x, out, residual)
         return out if isinstance(out, Planes) else out.permute(0, 3, 1, 2).to(dtype)
 
     return run

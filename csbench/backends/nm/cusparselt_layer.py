@@ -22,8 +22,8 @@ from csbench.core.case import Case
 from csbench.errors import BackendError
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc, search
-from csbench.kernels.cusparselt import library
-from csbench.kernels.cusparselt.library import Plan, Problem
+from csbench.kernels.cusparselt import library, product
+from csbench.kernels.cusparselt.product import Epilogue, Plan, Problem
 from csbench.kernels.cusparselt.windows import Windows, side_by_side
 
 PIXELS = 8  # the matrices' pixels come in multiples of it
@@ -107,7 +107,7 @@ class Layer:
         self.ways = {way.name: way for way in ways(conv, case.batch, self.dtype)}
         self.bias = conv.bias.to(case.device, self.dtype)
         self.weights = {
-            name: [library.compress(m.to(case.device)) for m in matrices(conv, way)]
+            name: [product.compress(m.to(case.device)) for m in matrices(conv, way)]
             for name, way in self.ways.items()
         }
         self._made: dict[Algorithm, _Plans] = {}
@@ -140,8 +140,9 @@ class Layer:
         found = []
         for way in self.ways.values():
             few = way.problem.rows * way.rows < _FEW * _TILE
-            for number in range(library.algorithms(way.problem, self.device)):
-                splits = (1, *_SPLITS) if few else (1,)
+            cut = few and product.cuts_inner(way.problem, self.device)
+            for number in range(product.algorithms(way.problem, self.device)):
+                splits = (1, *_SPLITS) if cut else (1,)
                 found += [Algorithm(way.name, number, split) for split in splits]
         return found
 
@@ -176,7 +177,7 @@ class Layer:
             way = self.ways[algorithm.way]
             chosen = (way.problem, self.device, algorithm.number, algorithm.split)
             first = Plan(*chosen) if way.products > 1 else None
-            last = Plan(*chosen, bias=self.bias, activation=self.conv.activation)
+            last = Plan(*chosen, Epilogue(self.bias, self.conv.activation))
             self._made[algorithm] = _Plans(first, last)
         return self._made[algorithm]
 

@@ -1,0 +1,205 @@
+"""Products by cuSPARSELt: out = act(weights @ x + bias [+ added]), weights 2:4 (float32: 1:2).
+
+torch's own operator (torch._cslt_sparse_mm) has neither ReLU nor a sum nor batches, and plans anew
+in every call.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from ctypes import byref, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from csbench.kernels.cusparselt.library import (
+    Opaque,
+    call,
+    handle,
+    library,
+    opaque,
+    pointer,
+    set_attribute,
+    stream,
+)
+
+# From cusparseLt.h, library_types.h and cusparse.h (the same from version 0.6 to 0.8).
+_TYPES = {torch.float32: 0, torch.float16: 2, torch.bfloat16: 14}
+_COMPUTE_32F, _SPARSITY_50, _DEFAULT = 2, 0, 0
+_COLUMNS, _ROWS = 1, 2  # orders: which of them are contiguous
+_AS_IS, _TRANSPOSED = 0, 1
+_BATCHES, _BATCH_STRIDE = 0, 1
+_RELU, _RELU_UPPERBOUND, _BIAS_POINTER = 0, 1, 8
+_ALGORITHM, _ALGORITHMS, _SPLIT_K = 0, 1, 3
+_ALIGNMENT = 16  # bytes
+
+
+class Problem(NamedTuple):
+    """Products of one [rows, inner] matrix with [pixels, inner] transposed, for each image.
+
+    The matrix of an image starts `step` numbers after the one before; pixels are contiguous.
+    """
+
+    rows: int
+    inner: int
+    pixels: int
+    images: int
+    step: int
+    dtype: torch.dtype
+
+
+class Epilogue(NamedTuple):
+    """A number for each row in the problem's type, and then none, relu or relu6."""
+
+    bias: Tensor | None = None
+    activation: str = "none"
+
+
+def compress(weight: Tensor) -> Tensor:
+    """A [rows, inner] matrix on the device, 2:4 (1:2 in float32), as the library stores it."""
+    rows, inner = weight.shape
+    device, size, scratch_size = weight.device.index, c_size_t(), c_size_t()
+    matrix = _sparse(Problem(rows, inner, 0, 1, 0, weight.dtype), device)
+    call("SpMMACompressedSize2", handle(device), matrix, byref(size), byref(scratch_size))
+    out = torch.empty(size.value, dtype=torch.uint8, device=weight.device)
+    scratch = torch.empty(scratch_size.value, dtype=torch.uint8, device=weight.device)
+    is_first = c_int(1)  # of the product's two matrices
+    call(
+        "SpMMACompress2", handle(device), matrix, is_first, c_int(_AS_IS), pointer(weight),
+        pointer(out), pointer(scratch), stream(weight.device),
+    )  # fmt: skip
+    return out
+
+
+def algorithms(problem: Problem, device: int) -> int:
+    """How many algorithms the library has for a problem; they are numbered from 0."""
+    count, selection = c_int(), _template(problem, device, False, "none").selection
+    wanted = (c_int(_ALGORITHMS), byref(count), c_size_t(4))
+    call("MatmulAlgGetAttribute", handle(device), selection, *wanted)
+    return count.value
+
+
+@functools.cache
+def cuts_inner(problem: Problem, device: int) -> bool:
+    """Whether the library can cut a problem's inner dimension into parts (split-K)."""
+    selection = _template(problem, device, False, "none").selection
+    try:
+        for parts in (2, 1):
+            set_attribute(device, "MatmulAlg", selection, _SPLIT_K, c_int(parts))
+    except RuntimeError:
+        return False
+    return True
+
+
+class Plan:
+    """One problem by one algorithm, its inner dimension cut in `split` parts, with its epilogue.
+
+    Raises RuntimeError where the library has no such plan.
+    """
+
+    def __init__(
+        self, problem: Problem, device: int, algorithm: int, split: int = 1,
+        epilogue: Epilogue | None = None,
+    ) -> None:  # fmt: skip
+        epilogue = epilogue or Epilogue()
+        biased = epilogue.bias is not None
+        self._device, self._algorithm = device, algorithm
+        self._split = split if cuts_inner(problem, device) else None
+        self._selection = _template(problem, device, biased, epilogue.activation).selection
+        self._operation, self._epilogue = _Operation(problem, device, epilogue), epilogue
+        self._plan, size = opaque(), c_size_t()
+        self._select()
+        described = (self._operation.descriptor, self._selection)
+        call("MatmulPlanInit", handle(device), self._plan, *described)
+        destroy = weakref.finalize(self, library().cusparseLtMatmulPlanDestroy, byref(self._plan))
+        destroy.atexit = False
+        call("MatmulGetWorkspace", handle(device), self._plan, byref(size))
+        self.workspace_bytes = size.value
+
+    def run(self, weights: Tensor, x: Tensor, out: Tensor, added: Tensor | None = None) -> None:
+        """Queue it on torch's current stream; `added` may be `out` itself."""
+        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=out.device)
+        queue, beta = stream(out.device), c_float(0 if added is None else 1)
+        self._select()
+        call(
+            "Matmul", handle(self._device), self._plan, byref(c_float(1)), pointer(weights),
+            pointer(x), byref(beta), pointer(out if added is None else added), pointer(out),
+            pointer(workspace), byref(queue), c_int32(1),
+        )  # fmt: skip
+
+    def _select(self) -> None:
+        """Plans share a selection, which the library may read again in every product."""
+        values = {_ALGORITHM: self._algorithm, _SPLIT_K: self._split}
+        for attribute, value in values.items():
+            if value is not None:
+                set_attribute(self._device, "MatmulAlg", self._selection, attribute, c_int(value))
+
+
+class _Operation:
+    """The descriptors of a problem's matrices and of their product, kept alive together."""
+
+    def __init__(self, problem: Problem, device: int, epilogue: Epilogue) -> None:
+        p = problem
+        self.weights = _sparse(p, device)
+        self.x = _dense(p.pixels, p.inner, _ROWS, p.dtype, device)
+        self.out = _dense(p.rows, p.pixels, _COLUMNS, p.dtype, device)
+        if p.images > 1:  # the weights are the same for all images: a stride of 0
+            steps = (0, p.step, p.rows * p.pixels)
+            for matrix, step in zip((self.weights, self.x, self.out), steps, strict=True):
+                set_attribute(device, "MatDesc", matrix, _BATCHES, c_int(p.images))
+                set_attribute(device, "MatDesc", matrix, _BATCH_STRIDE, c_int64(step))
+        self.descriptor = opaque()
+        call(
+            "MatmulDescriptorInit", handle(device), self.descriptor, c_int(_AS_IS),
+            c_int(_TRANSPOSED), self.weights, self.x, self.out, self.out, c_int(_COMPUTE_32F),
+        )  # fmt: skip
+        values = {
+            _RELU: None if epilogue.activation == "none" else c_int(1),
+            _RELU_UPPERBOUND: c_float(6) if epilogue.activation == "relu6" else None,
+            _BIAS_POINTER: None if epilogue.bias is None else pointer(epilogue.bias),
+        }
+        for attribute, value in values.items():
+            if value is not None:
+                set_attribute(device, "MatmulDesc", self.descriptor, attribute, value)
+
+
+class _Template(NamedTuple):
+    """A selection of algorithms, and what it was made for and must outlive it."""
+
+    operation: _Operation
+    selection: Opaque
+    bias: Tensor | None
+
+
+@functools.cache
+def _template(problem: Problem, device: int, biased: bool, activation: str) -> _Template:
+    """What all plans of a problem and kind of epilogue share.
+
+    The library takes a quarter of a second to make a selection.
+    """
+    bias = torch.zeros(problem.rows, dtype=problem.dtype, device=f"cuda:{device}")
+    epilogue = Epilogue(bias if biased else None, activation)
+    operation, selection = _Operation(problem, device, epilogue), opaque()
+    described = (operation.descriptor, c_int(_DEFAULT))
+    call("MatmulAlgSelectionInit", handle(device), selection, *described)
+    return _Template(operation, selection, epilogue.bias)
+
+
+def _sparse(problem: Problem, device: int) -> Opaque:
+    matrix = opaque()
+    sizes = (c_int64(n) for n in (problem.rows, problem.inner, problem.inner))
+    call(
+        "StructuredDescriptorInit", handle(device), matrix, *sizes, c_uint32(_ALIGNMENT),
+        c_int(_TYPES[problem.dtype]), c_int(_ROWS), c_int(_SPARSITY_50),
+    )  # fmt: skip
+    return matrix
+
+
+def _dense(rows: int, columns: int, order: int, dtype: torch.dtype, device: int) -> Opaque:
+    matrix = opaque()
+    sizes = (c_int64(n) for n in (rows, columns, columns if order == _ROWS else rows))
+    rest = (c_uint32(_ALIGNMENT), c_int(_TYPES[dtype]), c_int(order))
+    call("DenseDescriptorInit", handle(device), matrix, *sizes, *rest)
+    return matrix
