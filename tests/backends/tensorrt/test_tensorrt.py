@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from csbench.backends.tensorrt.backend import TensorRt
 from csbench.core.case import Case
@@ -52,13 +53,17 @@ def program(name: str, size: int, classes: int = 10) -> Program:
     return trace(model, (3, size, size), name)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("resnet18", 64), ("vgg16_bn", 224), ("mobilenet_v2", 64), ("resnet20", 32)]
-)
-def test_a_network_equals_the_reference(trt: ModuleType, name: str, size: int) -> None:
-    made = program(name, size)
+def flattening() -> Program:
+    """What VGG does: max pooling without overlap, and an image flattened for linear layers."""
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(200, 5)]
+    return trace(nn.Sequential(*layers).eval(), (3, 12, 12), "flattening")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "resnet20", "flattening"])
+def test_a_network_equals_the_reference(trt: ModuleType, name: str) -> None:
+    made = flattening() if name == "flattening" else program(name, 64)
     network = TensorRt().lower_network(made, case(batch=1))
-    x = torch.randn(1, 3, size, size)
+    x = torch.randn(1, *made.input_size)
     for memory in (torch.contiguous_format, torch.channels_last):
         out = network(x.contiguous(memory_format=memory))
         assert reference.relative_error(out, reference.run(made, x)) < 1e-5
