@@ -93,6 +93,29 @@ def test_one_failed_case_does_not_stop_the_others_and_decides_the_exit_code(
     assert "wrong: relative error" in err
 
 
+def test_all_patterns_are_compared_and_what_cannot_run_here_is_a_row_with_its_reason(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["infer", "--model", TINY, "--pattern", "all", "--sparsity", "75", *QUICK])
+    out, err = capsys.readouterr()
+    records = read("csbench-results/records.jsonl")
+    names = {record.case.pattern.partition(":")[0] for record in records}
+    assert names == {"unstructured", "block", "nm", "ovw", "shfl-bw", "cs"}
+    statuses = {record.status for record in records}
+    assert {"unsupported"} < statuses <= {"ok", "noisy", "unsupported"}
+    assert code == (5 if "noisy" in statuses else 0)
+    reasons = {r.case.backend: r.reason for r in records if r.status == "unsupported"}
+    assert reasons["ovw"] == "ovw runs on cuda, not on cpu"
+    assert "Sparsity patterns of" in out
+    assert "UNSUPPORTED: ovw runs on cuda, not on cpu" in " ".join(out.split())
+    assert "unsupported" not in err  # no failure
+
+
+def test_nothing_that_could_run_is_3(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(infer("--backend", "cudnn", "--sparsity", "75")) == 3
+    assert "UNSUPPORTED" in capsys.readouterr().out
+
+
 def test_fail_fast_stops_at_the_first_failure(folder: Path) -> None:
     names = f"{backend('Raises')},{backend('Wrapped')}"
     assert run(infer("--backend", names, "--sparsity", "75", "--fail-fast")) == 3
