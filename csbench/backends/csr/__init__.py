@@ -1,0 +1,1 @@
+"""Weights kept anywhere."""

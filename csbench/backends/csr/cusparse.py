@@ -1,0 +1,52 @@
+"""A pointwise convolution as one sparse-dense product by cuSPARSE, through torch."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from csbench.graph.program import Activation, Conv
+
+
+class CuSparse:
+    """CSR weights times the pixels of all images; bias, residual and activation follow."""
+
+    def __init__(self, conv: Conv, device: str) -> None:
+        self.conv = conv
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR tensors a beta
+            self.matrix = conv.weight.flatten(1).to_sparse_csr().to(device)
+        self.bias = conv.bias.to(device).view(-1, 1, 1)
+
+    def __str__(self) -> str:
+        return "cuSPARSE"
+
+    @property
+    def bytes(self) -> int:
+        """Values and indices, which torch keeps in 8 bytes."""
+        parts = (self.matrix.values(), self.matrix.col_indices(), self.matrix.crow_indices())
+        return sum(t.numel() * t.element_size() for t in parts)
+
+    def run(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """The fused convolution of float32 NCHW activations."""
+        (down, across), images = self.conv.stride, len(x)
+        lines = x[..., ::down, ::across].transpose(0, 1).flatten(1)  # a view of one image
+        y = torch.sparse.mm(self.matrix, lines)
+        y = y.view(-1, images, *self.conv.output_size[1:]).transpose(0, 1) + self.bias
+        if residual is not None:
+            y += residual
+        return _activated(y, self.conv.activation).contiguous()
+
+
+def fits(conv: Conv, dtype: torch.dtype) -> bool:
+    """Whether the layer is such a product."""
+    pointwise = tuple(conv.weight.shape[2:]) == (1, 1) and conv.padding == (0, 0)
+    return pointwise and dtype == torch.float32
+
+
+def _activated(y: Tensor, activation: Activation) -> Tensor:
+    if activation == "relu":
+        return y.relu_()
+    return y.clamp_(0, 6) if activation == "relu6" else y

@@ -1,0 +1,127 @@
+"""One layer of `csr` on the device, in every way that is worth timing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from csbench.backends.base import TORCH_DTYPE
+from csbench.backends.csr.cusparse import CuSparse
+from csbench.backends.csr.cusparse import fits as fits_cusparse
+from csbench.core.case import Case
+from csbench.graph.program import Conv
+from csbench.kernels import nvrtc, search
+from csbench.kernels.csr import direct, launch, staged
+from csbench.kernels.csr.columns import WIDTHS, Weight
+from csbench.kernels.csr.launch import Variant
+from csbench.kernels.csr.space import Shape, Space
+
+ACTIVATIONS = ("none", "relu", "relu6")  # numbered as in word.cuh
+# Clocks that a column takes for each row of its group: docs/kernels/csr.md has the arithmetic.
+CLOCKS = {1: 9.2, 2: 9.8 / 2, 4: 11 / 4}
+WORTH_TIMING = 1.25  # times the least clocks
+MOST_ZEROS = 0.88  # of a layer's zeros may be multiplied: with nearly all of them it would be dense
+
+
+class CsrLayer:
+    """A layer's weight, and the kernels that can run it by name; packed when first run."""
+
+    def __init__(self, conv: Conv, case: Case) -> None:
+        self.conv, self.dtype = conv, TORCH_DTYPE[case.dtype]
+        self.shape = shape_of(conv, case)
+        self.bias = conv.bias.float().to(case.device)
+        stored = conv.weight.to(case.device, self.dtype).float()
+        self.weight = Weight(stored)
+        found: list[Variant | CuSparse] = list(_variants(self.weight, self.shape, self.dtype))
+        if fits_cusparse(conv, self.dtype):
+            found.append(CuSparse(conv, case.device))
+        self.variants = {str(variant): variant for variant in found}
+        self.names = sorted(self.variants)  # all of them, also after keep()
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """What decides the time of its variants; layers of equal signature choose alike."""
+        density = round(self.weight.kept / self.weight.values.numel(), 2)
+        return (
+            tuple(self.shape), density, self.dtype, self.conv.activation, self.conv.residual,
+            tuple(self.names),
+        )  # fmt: skip
+
+    def run(self, name: str, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The fused convolution of words by one variant."""
+        variant = self.variants[name]
+        if isinstance(variant, CuSparse):
+            return variant.run(x, residual)
+        y = x.new_empty((len(x), *self.conv.output_size, *x.shape[4:]))
+        activation = ACTIVATIONS.index(self.conv.activation)
+        launch.launch(variant, x, self.bias, residual, y, activation)
+        return y
+
+    def ranked(self) -> list[str]:
+        """Names of the variants from fast to slow, each timed alone (measured once, kept)."""
+        x = self._sample(self.conv.input_size)
+        residual = self._sample(self.conv.output_size) if self.conv.residual else None
+        runs = {name: partial(self.run, name, x, residual) for name in self.variants}
+        key = ("csr", nvrtc.digest(*launch.FILES), self.signature)
+        return search.ranking(runs, key, prepare=self._compile)
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Let go of all other variants and what they have packed."""
+        self.variants = {name: self.variants[name] for name in names}
+
+    def describe(self, name: str) -> str:
+        """A line for the records, with the products made for each kept weight."""
+        variant = self.variants[name]
+        if isinstance(variant, CuSparse) or not self.weight.kept:
+            return name
+        made = variant.v * self.weight.columns(variant.v) / self.weight.kept
+        return f"{name}, {made:.2f} products a weight"
+
+    def _sample(self, size: tuple[int, int, int]) -> Tensor:
+        images = self.shape.images * (1 if self.dtype == torch.float32 else 2)
+        x = torch.randn(images, *size, device=self.bias.device)
+        return launch.to_words(x, self.dtype)
+
+    def _compile(self) -> None:
+        own = [v for v in self.variants.values() if not isinstance(v, CuSparse)]
+        launch.compile_all(own, self.dtype)
+
+
+def shape_of(conv: Conv, case: Case) -> Shape:
+    """The layer as the kernels see it: images in words, two of them to a word of halves."""
+    a_word = 1 if TORCH_DTYPE[case.dtype] == torch.float32 else 2
+    _, _, *kernel = conv.weight.shape
+    return Shape(
+        -(-case.batch // a_word), conv.input_size[0], conv.input_size[1:], conv.output_size[0],
+        conv.output_size[1:], (kernel[0], kernel[1]), conv.stride, conv.padding, conv.dilation,
+    )  # fmt: skip
+
+
+def _variants(weight: Weight, shape: Shape, dtype: torch.dtype) -> Iterator[Variant]:
+    """At least one, wherever why_not() has no objection."""
+    space, sums = Space.of(shape), 1 if dtype == torch.float32 else 2
+    none = True
+    for v in _widths(weight, shape.rows):
+        found: list[Variant] = [
+            *staged.candidates(weight, space, v, sums), *direct.candidates(weight, shape, v)
+        ]  # fmt: skip
+        none = none and not found
+        yield from found
+    if none:
+        yield staged.smallest(weight, space)
+
+
+def _widths(weight: Weight, rows: int) -> list[int]:
+    """Rows of a group for which the sums take about the fewest clocks."""
+    total = weight.values.numel()
+    clocks = {}
+    for v in WIDTHS:
+        products = v * weight.columns(v)
+        zeros = (products - weight.kept) / max(total - weight.kept, 1)
+        if v == 1 or (v <= rows and zeros <= MOST_ZEROS):
+            clocks[v] = CLOCKS[v] * products
+    least = min(clocks.values())
+    return [v for v, taken in clocks.items() if taken <= WORTH_TIMING * least]

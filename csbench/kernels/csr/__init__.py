@@ -1,0 +1,1 @@
+"""Convolutions whose kept weights may lie anywhere, on CUDA cores."""

@@ -1,0 +1,89 @@
+// What both csr kernels share: words of activations, sums, copies, the epilogue.
+//
+// A word is 4 bytes: one fp32 number, or two fp16 or bf16 numbers of neighbouring images at the same
+// place. So every precision has the same addresses, and a shifted load never splits a word.
+//
+// KIND  0 fp32, 1 fp16, 2 bf16; sums are fp32 in all of them
+#if KIND == 1
+#include <cuda_fp16.h>
+#elif KIND == 2
+#include <cuda_bf16.h>
+#endif
+
+#if KIND == 0
+using Word = float;
+using Sum = float;
+__device__ __forceinline__ Word no_word() { return 0.0f; }
+__device__ __forceinline__ Sum unpacked(Word x) { return x; }
+__device__ __forceinline__ Word packed(Sum s) { return s; }
+__device__ __forceinline__ void add_product(Sum& s, Sum x, float w) { s = fmaf(x, w, s); }
+__device__ __forceinline__ void add(Sum& s, Sum other) { s += other; }
+#else
+struct alignas(4) Word { unsigned bits; };
+struct Sum { float a, b; };
+__device__ __forceinline__ Word no_word() { return {0}; }
+__device__ __forceinline__ Sum unpacked(Word x) {
+#if KIND == 1
+  const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&x));
+  return {v.x, v.y};
+#else  // a bf16 is the upper half of a float
+  return {__uint_as_float(x.bits << 16), __uint_as_float(x.bits & 0xffff0000u)};
+#endif
+}
+__device__ __forceinline__ Word packed(Sum s) {
+#if KIND == 1
+  const __half2 v = __floats2half2_rn(s.a, s.b);
+#else
+  const __nv_bfloat162 v = __floats2bfloat162_rn(s.a, s.b);
+#endif
+  return *reinterpret_cast<const Word*>(&v);
+}
+__device__ __forceinline__ void add_product(Sum& s, Sum x, float w) {
+  s.a = fmaf(x.a, w, s.a);
+  s.b = fmaf(x.b, w, s.b);
+}
+__device__ __forceinline__ void add(Sum& s, Sum other) {
+  s.a += other.a;
+  s.b += other.b;
+}
+#endif
+
+// ---- the epilogue: 0 nothing, 1 ReLU, 2 ReLU6; NaN stays NaN
+__device__ __forceinline__ float activated(float v, int activation) {
+  if (activation != 0) v = v < 0.0f ? 0.0f : v;
+  return activation == 2 && v > 6.0f ? 6.0f : v;
+}
+__device__ __forceinline__ Word finished(Sum s, float bias, Word residual, int activation) {
+  const Sum r = unpacked(residual);
+#if KIND == 0
+  return activated(s + bias + r, activation);
+#else
+  return packed({activated(s.a + bias + r.a, activation), activated(s.b + bias + r.b, activation)});
+#endif
+}
+
+// ---- BYTES (4 or 16) from global to shared memory, zeros where they do not exist
+template <int BYTES>
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool exists = true) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const int size = exists ? BYTES : 0;
+  if constexpr (BYTES == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(size) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(size) : "memory");
+}
+__device__ __forceinline__ void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING>
+__device__ __forceinline__ void await_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory"); }
+
+// ---- programmatic dependent launch: weights may be fetched before the predecessor has ended
+__device__ __forceinline__ void let_successor_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void await_predecessor() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
