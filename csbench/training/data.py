@@ -107,15 +107,15 @@ def open_source(
     rank: int = 0, ranks: int = 1,
 ) -> Source:  # fmt: skip
     """The source of a case; raises UsageError for folders and files that do not hold it."""
+    if path is not None and dataset.name not in ("imagenet", "cifar100"):
+        raise UsageError(
+            f"--data '{path}': dataset '{dataset.name}' reads {dataset.source}; "
+            "type --dataset imagenet (an ImageFolder tree) or --dataset cifar100"
+        )
     if dataset.name == "digits":
         return InMemory(digits.read(case.input), case, place, seed, rank, ranks)
     if path is None:
         return Synthetic(case, dataset, place, seed + rank)
     if dataset.name == "cifar100":
         return InMemory(cifar.read(path), case, place, seed, rank, ranks)
-    if dataset.name == "imagenet":
-        return folder.FolderSource(path, dataset, case, place.put, seed, workers, rank, ranks)
-    raise UsageError(
-        f"--data '{path}' needs a dataset to read: type --dataset imagenet (an ImageFolder tree) "
-        "or --dataset cifar100"
-    )
+    return folder.FolderSource(path, dataset, case, place.put, seed, workers, rank, ranks)

@@ -8,6 +8,7 @@ so that layers of one stride, side by side in the buffer, are masked together.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,8 +51,7 @@ class SparseLayers:
             if isinstance(found, PatternSpec)
         }
         if not carrying:
-            name, reason = next(iter(self.plan.items()), ("", "there are no layers"))
-            raise PatternError(f"no layer can carry {spec}: {name}: {reason}")
+            raise PatternError(f"no layer can carry {spec}: {commonest(self.plan)}")
         # Layers of one stride side by side; the order of the others stays the network's.
         self.names = sorted(carrying, key=lambda key: self._stride(named[key]))
         self.parameters = [named[key] for key in self.names]
@@ -122,6 +122,12 @@ class SparseLayers:
             return piece.view(parameter.shape)
         cout, cin, kh, kw = parameter.shape
         return piece.view(cout, kh, kw, cin).permute(0, 3, 1, 2)
+
+
+def commonest(found: Plan) -> str:
+    """The reason that most layers of a plan give for staying dense."""
+    reasons = [why for why in found.values() if isinstance(why, str)]
+    return statistics.mode(reasons) if reasons else "it has no convolutions"
 
 
 def _joined(places: Sequence[Place]) -> list[Place]:

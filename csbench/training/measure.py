@@ -19,7 +19,7 @@ from csbench.core.stop import StopRule
 from csbench.core.training import TrainingReport
 from csbench.errors import CaseTimeout, CsbenchError, UsageError
 from csbench.sparse.network import sparsities
-from csbench.training.memory import out_of_memory, suggestion
+from csbench.training.memory import bounded, out_of_memory, suggestion
 from csbench.training.probe import NotFinite, Probe
 from csbench.training.ranks import Ranks
 from csbench.training.setup import Options, Setup
@@ -39,6 +39,21 @@ def measure(
     env = environment.full(case.device)
     if ranks.launched:
         env["ranks"] = {"world": ranks.world, "backend": torch.distributed.get_backend()}
+    with bounded(case.device):
+        found = _found(case, options, stop, ranks, say, clock or _clock(case.device), env)
+        # Here an error is gone, and with it all that it kept in memory.
+        if found["status"] == "oom":
+            hint = "" if ranks.launched else f"; {suggestion(case, options)}"
+            found["reason"] = f"a batch of {case.batch} does not fit{hint}"
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Record(created=created, key=case.key, case=case, env=env, **found)
+
+
+def _found(
+    case: Case, options: Options, stop: StopRule, ranks: Ranks, say: Say, clock: Clock,
+    env: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Status, reason and results; `env` gets the clocks."""
     found: dict[str, Any] = {"status": "ok", "reason": None}
     try:
         with _limit(stop.timeout):
@@ -47,7 +62,7 @@ def measure(
                 if setup.asked.whole:
                     found["training"], trainer = train(setup, say)
                 else:
-                    found |= _probed(setup, stop, clock or _clock(case.device), env, say)
+                    found |= _probed(setup, stop, clock, env, say)
                     trainer = found.pop("trainer")
             found["sparsity"] = _finished(setup, trainer, say)
     except UsageError:
@@ -55,11 +70,7 @@ def measure(
     except Exception as error:
         status, reason = _failure(error, ranks)
         found = {"status": status, "reason": reason}
-    if found["status"] == "oom":  # here the error is gone, and with it all that it kept in memory
-        hint = "" if ranks.launched else f"; {suggestion(case, options)}"
-        found["reason"] = f"a batch of {case.batch} does not fit{hint}"
-    created = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return Record(created=created, key=case.key, case=case, env=env, **found)
+    return found
 
 
 def _probed(

@@ -15,6 +15,7 @@ from csbench.errors import PatternError, UsageError
 from csbench.sparse import checkpoint as checkpoints
 from csbench.sparse import network
 from csbench.training.datasets import dataset
+from csbench.training.layers import commonest
 from csbench.training.schemes import SCHEMES, specify
 
 _BATCH = {"cuda": 256, "cpu": 4}  # the source's for N:M; on a CPU what takes seconds a step
@@ -56,6 +57,8 @@ def plan(asked: Asked) -> Case:
     batch = asked.batch or _BATCH[device]
     size = asked.input or facts.input or models.default_input(asked.model)
     _insist_on_a_layer(asked.model, spec)
+    if asked.dtype == "tf32" and device == "cpu":
+        raise UsageError("tf32 is a precision of GPUs; on a CPU type --amp fp32 or bf16")
     if asked.data is not None and not asked.data.is_dir():
         raise UsageError(f"no data folder '{asked.data}'; expected {facts.source}")
     real = asked.data is not None or facts.name == "digits"
@@ -115,5 +118,4 @@ def _insist_on_a_layer(model: str, spec: PatternSpec) -> None:
         state = models.resolve(model)().state_dict()
     found = network.plan(state, spec)
     if not any(isinstance(carried, PatternSpec) for carried in found.values()):
-        reason = next(iter(found.values()), "it has no convolutions")
-        raise PatternError(f"no layer of {model} can carry {spec}: {reason}")
+        raise PatternError(f"no layer of {model} can carry {spec}: {commonest(found)}")

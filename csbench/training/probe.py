@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
 import torch
 
 from csbench.bench.clocks import Clock
@@ -63,6 +62,7 @@ class Probe:
         phases = [self._phase(phase, trainer, baseline, events) for phase in plan]
         held = self._held_out(trainer, plan, phases)
         events += self._validation(trainer)
+        ddp = self._ddp(baseline)
         report = TrainingReport(
             recipe=setup.recipe,
             phases=tuple(phases),
@@ -70,10 +70,12 @@ class Probe:
             held_out=held,
             flops=setup.flops(sparse),
             loader_ms=self._loader(),
+            ddp_ms=ddp.samples_ms if ddp else (),
+            plain_ms=ddp.baseline_samples_ms if ddp else (),
             dense_peak_bytes=dense_peak,
             left_out=LEFT_OUT if setup.asked.data == "real" else ("reading images", *LEFT_OUT),
         )
-        return self._with_ddp(report), trainer
+        return report, trainer
 
     def _baseline(self) -> tuple[Callable[[], None], int | None]:
         """The dense step, and its peak memory: for `dense` itself a plain loop's."""
@@ -153,7 +155,7 @@ class Probe:
         updated = {p.name for p in plan if p.updates > 1}
         chosen = max(reversed(phases), key=lambda p: (p.name in updated, p.steps))
         mean = sum(chosen.samples_ms) / len(chosen.samples_ms)
-        wanted = 1e3 * self._stop.max_time / 6 / mean
+        wanted = 1e3 * self._stop.max_time / 2 / mean
         steps = max(_HELD_LEAST, min(_HELD_MOST, int(wanted)))
         every, sparsity = self._setup.asked.interval, trainer.scheme.sparsity
         due = [chosen.name in updated and i % every == 0 for i in range(steps)]
@@ -190,17 +192,13 @@ class Probe:
             found.append((time.perf_counter() - begun) * 1e3)
         return tuple(found)
 
-    def _with_ddp(self, report: TrainingReport) -> TrainingReport:
-        """The cost of DistributedDataParallel itself: a dense step with it and without, in turn."""
+    def _ddp(self, with_ddp: Callable[[], None]) -> Pairs | None:
+        """DistributedDataParallel itself: the dense step with it and one without, in turn."""
         setup = self._setup
         if not setup.ranks.launched:
-            return report
+            return None
         self._say("the cost of DistributedDataParallel")
-        with_ddp, without = setup.dense(parallel=True), setup.dense(parallel=False)
-        pairs = self._in_turn(self._step(with_ddp), self._step(without))
-        return msgspec.structs.replace(
-            report, ddp_ms=pairs.samples_ms, plain_ms=pairs.baseline_samples_ms
-        )
+        return self._in_turn(with_ddp, self._step(setup.dense(parallel=False)))
 
 
 def _peak(step: Callable[[], None], device: str, before: int) -> int | None:

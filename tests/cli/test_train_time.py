@@ -118,9 +118,11 @@ def test_a_loss_that_is_no_number_makes_the_record_invalid(folder: Path) -> None
     [
         (["--pattern", "mn"], "unknown training scheme 'mn'; did you mean nm"),
         (["--pattern", "cs", "--sparsity", "60"], "cannot give sparsity 0.6"),
-        (["--pattern", "block:128x128"], "can carry block:128x128"),
+        (["--pattern", "block:128x128"], "less than half of a block of 128"),
         (["--pattern", "cs", "--dataset", "mnist"], "unknown dataset 'mnist'"),
         (["--pattern", "cs", "--data", "nowhere"], "no data folder 'nowhere'"),
+        (["--pattern", "cs", "--data", ".", "--dataset", "digits"], "scikit-learn ships it"),
+        (["--pattern", "cs", "--amp", "tf32"], "tf32 is a precision of GPUs"),
         (["--pattern", "cs", "--train", *SYNTHETIC], "--train needs real images"),
         (["--pattern", "cs,nm", "--save", "x.safetensors"], "--save takes one scheme"),
         (["--pattern", "cs", "--save", "x.pth"], "csbench saves safetensors"),
@@ -151,7 +153,7 @@ def test_a_suite_names_schemes_and_is_run_with_the_others(
 ) -> None:
     assert run(["run", "training_hours", "--dry-run"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == 16 and sum("batch 256" in line for line in listed) == 8
+    assert len(listed) == 17 and sum("batch 256" in line for line in listed) == 9
     suite = f"""
 [[cases]]
 task = "train-step"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from csbench.core.pattern import PatternSpec
 from csbench.core.training import Recipe
 from csbench.sparse.network import verify_state
+from csbench.sparse.threads import one_thread
 from csbench.training.layers import SparseLayers
 from csbench.training.schedule import Phase
 
@@ -79,9 +81,10 @@ class Scheme:
             self.layers.mask.fill_(True)
             return
         pattern, search = for_spec(self.spec), self.spec.name in _SEARCHED
-        for parameter, mask in zip(self.layers.parameters, self.layers.masks, strict=True):
-            weight = parameter.detach().contiguous()
-            mask.copy_(pattern.mask(weight.cpu() if search else weight, sparsity))
+        with one_thread() if search else nullcontext():
+            for parameter, mask in zip(self.layers.parameters, self.layers.masks, strict=True):
+                weight = parameter.detach().contiguous()
+                mask.copy_(pattern.mask(weight.cpu() if search else weight, sparsity))
 
     def finish(self) -> None:
         """Leave only the kept weights, at the scheme's own sparsity."""
