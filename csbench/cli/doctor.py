@@ -25,6 +25,7 @@ OUTPUT = Path("csbench-results")
 OPTIONAL = {
     "triton": ("the inductor baseline on GPUs", "pip install 'csbench[gpu]'"),
     "matplotlib": ("figures in reports", "pip install 'csbench[plots]'"),
+    "tensorrt": ("the tensorrt backend", "pip install tensorrt"),
     "torchvision": ("models named torchvision:NAME", "pip install torchvision"),
     "timm": ("models named timm:NAME", "pip install timm"),
 }

@@ -21,7 +21,7 @@ from csbench.cli.options import Axis, measuring, output
     "--pattern",
     type=Axis("pattern"),
     metavar="P,...",
-    help="block, nm, cs, ovw, ...; by default what the checkpoint holds, else dense.",
+    help="block, nm, cs, ovw, ..., or all; by default what the checkpoint holds, else dense.",
 )
 @click.option(
     "--sparsity", type=Axis("sparsity"), metavar="S,...", help="[0,50,75,87.5,93.75], in percent."
@@ -53,6 +53,7 @@ def command(
     \b
     Examples:
       csbench infer --model resnet50 --pattern block
+      csbench infer --model resnet50 --pattern all --sparsity 75
       csbench infer --model resnet50 --checkpoint pruned.safetensors -b 1,64
       csbench infer --model resnet50 --pattern cs --per-layer --dtype fp16
     """
