@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from csbench.bench import environment
 from csbench.bench.clocks import Clock, CudaClock, HostClock
@@ -141,6 +142,7 @@ def _failure(error: Exception, ranks: Ranks) -> tuple[Status, str]:
     if out_of_memory(error):
         return "oom", line
     if ranks.launched:  # the other ranks must not wait for this one: let torchrun end them
+        get_error_handler().record_exception(error)  # for torchrun's last lines
         raise CsbenchError(f"rank {ranks.rank}: {type(error).__name__}: {line}") from error
     return "error", line if isinstance(error, CsbenchError) else f"{type(error).__name__}: {line}"
 

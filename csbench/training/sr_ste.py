@@ -70,6 +70,8 @@ class TorchWork:
 
 
 class _Tensors(ctypes.Structure):
+    """The kernels' `struct Tensors`."""
+
     _fields_ = [("of", ctypes.c_void_p * _LAYERS)]
 
 
@@ -109,10 +111,7 @@ class CudaWork:
 
 
 def _pointers(tensors: Sequence[Tensor | None]) -> _Tensors:
-    found = _Tensors()
-    for i, tensor in enumerate(tensors):
-        found.of[i] = None if tensor is None else tensor.data_ptr()
-    return found
+    return _Tensors(tuple(None if t is None else t.data_ptr() for t in tensors))
 
 
 def work_list(layers: SparseLayers, begin: int, m: int) -> Tensor:

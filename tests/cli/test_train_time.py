@@ -202,6 +202,14 @@ def test_a_rank_that_dies_ends_all_and_is_named(folder: Path) -> None:
     assert "exitcode  : 7" in done.stderr and "rank      : 1" in done.stderr
 
 
+def test_a_rank_that_fails_ends_all_and_torchrun_ends_with_its_error(folder: Path) -> None:
+    done = torchrun(folder, "--pattern", "cs", *SYNTHETIC, net="failing")
+    assert done.returncode != 0
+    assert "csbench: rank 1: RuntimeError: the disk is on fire" in done.stderr
+    root = done.stderr[done.stderr.index("Root Cause") :]
+    assert "RuntimeError: the disk is on fire" in root
+
+
 def test_a_rank_that_hangs_ends_all_within_the_bound(folder: Path) -> None:
     done = torchrun(folder, "--pattern", "cs", *SYNTHETIC, "--timeout", "5", net="stuck")
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""Networks for the tests of training: too large for memory, dying or hanging on one rank."""
+"""Networks for the tests of training: of odd shapes, too large, failing or hanging on one rank."""
 
 from __future__ import annotations
 
@@ -60,6 +60,18 @@ class Mortal(Net):
         return super().forward(x)
 
 
+class Failing(Net):
+    """Rank 1 raises an error in its third training step."""
+
+    steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        Failing.steps += self.training
+        if os.environ.get("RANK") == "1" and Failing.steps > 3:
+            raise RuntimeError("the disk is on fire")
+        return super().forward(x)
+
+
 class Stuck(Net):
     """Rank 1 never comes back from its third training step."""
 
@@ -85,9 +97,13 @@ def mortal(num_classes: int = 10) -> nn.Module:
     return Mortal(num_classes)
 
 
+def failing(num_classes: int = 10) -> nn.Module:
+    return Failing(num_classes)
+
+
 def stuck(num_classes: int = 10) -> nn.Module:
     return Stuck(num_classes)
 
 
-for factory in (net, greedy, mortal, stuck):
+for factory in (net, greedy, mortal, failing, stuck):
     factory.input_size = (3, 8, 8)  # type: ignore[attr-defined]

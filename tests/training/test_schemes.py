@@ -95,6 +95,29 @@ def test_sr_ste_in_half_precision_trains_the_weights_left_out() -> None:
     assert after.dtype == torch.float32 and torch.isfinite(after).all()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["nm", "cs"])
+def test_a_compiled_network_trains_and_tells_alike(name: str) -> None:
+    eager, compiled = trainer_of(name), trainer_of(name, Conditions("cpu", "fp32", compile=True))
+    for step in range(3):
+        for trainer in (eager, compiled):
+            trainer.step(batch(step), trainer.scheme.sparsity_at(step, 6))
+    others = compiled.model.state_dict()
+    for key, value in eager.model.state_dict().items():
+        torch.testing.assert_close(value, others[key], msg=key)
+    assert eager.evaluate(batch(9)) == compiled.evaluate(batch(9))
+
+
+def test_the_model_has_its_own_parameters_between_steps() -> None:
+    trainer = trainer_of("nm", Conditions("cpu", "bf16"))
+    before = dict(trainer.model.named_parameters())
+    trainer.step(batch())
+    trainer.evaluate(batch())
+    after = dict(trainer.model.named_parameters())
+    assert before.keys() == after.keys() and all(before[k] is after[k] for k in before)
+
+
 def test_cs_keeps_no_dense_weights_and_lets_others_take_their_place() -> None:
     trainer = trainer_of("cs")
     layers, sparsity = trainer.scheme.layers, trainer.scheme.sparsity

@@ -95,12 +95,13 @@ __device__ __forceinline__ void hide(
 }
 
 // Masks by the magnitude of the weights, and into each layer's copy the weights as masked.
-#define HIDE(NAME, T)                                                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS) NAME(                                   \
-        const float* flat, u8* mask, const Work* list, int n, const __grid_constant__ Tensors copies) { \
-        const Work work = list[blockIdx.x];                                                       \
-        if (work.stride == 1) hide<true>(flat, mask, (T*)copies.of[work.layer], work, n);         \
-        else hide<false>(flat, mask, (T*)copies.of[work.layer], work, n);                         \
+#define HIDE(NAME, T)                                                                     \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                 \
+        NAME(const float* flat, u8* mask, const Work* list, int n,                        \
+             const __grid_constant__ Tensors copies) {                                    \
+        const Work work = list[blockIdx.x];                                               \
+        if (work.stride == 1) hide<true>(flat, mask, (T*)copies.of[work.layer], work, n); \
+        else hide<false>(flat, mask, (T*)copies.of[work.layer], work, n);                 \
     }
 HIDE(hide_float32, float)
 HIDE(hide_float16, Half)
@@ -134,16 +135,4 @@ extern "C" __global__ void __launch_bounds__(THREADS) decay(
             if (!kept[p].at[i]) sum[p].at[i] += rate * weight[p].at[i];
         *(Pack<float>*)(gradient + at) = sum[p];
     }
-}
-
-// weight = 0 where it is left out. `count` is a multiple of WIDE.
-extern "C" __global__ void __launch_bounds__(THREADS) keep(float* flat, const u8* mask, int count) {
-    const int at = (blockIdx.x * THREADS + threadIdx.x) * WIDE;
-    if (at >= count) return;
-    Pack<float> weight = *(const Pack<float>*)(flat + at);
-    const Pack<u8> kept = *(const Pack<u8>*)(mask + at);
-#pragma unroll
-    for (int i = 0; i < WIDE; ++i)
-        if (!kept.at[i]) weight.at[i] = 0.0f;
-    *(Pack<float>*)(flat + at) = weight;
 }
