@@ -31,6 +31,7 @@ BUILT_IN = {
     "nm-cusparselt": "csbench.backends.nm.cusparselt:NmCusparselt",
     "ovw": "csbench.backends.vector.backend:Ovw",
     "shfl-bw": "csbench.backends.vector.backend:ShflBw",
+    "csr": "csbench.backends.csr.backend:Csr",
     "cs-dense": "csbench.backends.dense.own:CsDense",
     "tensorrt": "csbench.backends.tensorrt.backend:TensorRt",
     "masked": "csbench.backends.dense.masked:Masked",
@@ -40,6 +41,7 @@ DENSE_BASELINE = {"cpu": "onednn", "cuda": "cudnn"}
 # Timed beside every baseline of a device, so that the best dense way is known.
 DENSE_ALTERNATIVES: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("cs-dense",)}
 NEVER_BY_DEFAULT = ("inductor", "tensorrt", "masked", "fake")  # chosen by name only
+GENERAL = ("csr",)  # takes any zeros: by default only for a pattern that nothing else is made for
 
 ATTRIBUTES = ("name", "patterns", "devices", "dtypes", "missing", "why_not", "lower")
 
@@ -113,8 +115,7 @@ def get(name: str) -> Backend:
 def for_pattern(pattern: str, device: str, dtype: str) -> tuple[str, ...]:
     """The default backends of a pattern (its name) on "cpu" or "cuda": those that can run it.
 
-    Where none is ready, those that could be: their rows then say what is missing. Those of
-    NEVER_BY_DEFAULT are never among them.
+    Where none is ready, those that could be: their rows then say what is missing.
     """
     able = {
         name: backend
@@ -126,14 +127,18 @@ def for_pattern(pattern: str, device: str, dtype: str) -> tuple[str, ...]:
 
 
 def of_pattern(pattern: str) -> dict[str, Backend]:
-    """The backends of a pattern on any device, but for those of NEVER_BY_DEFAULT."""
-    return {
+    """The backends made for a pattern on any device, else those of GENERAL that take it.
+
+    Those of NEVER_BY_DEFAULT are never among them.
+    """
+    found = {
         listed.entry.name: listed.backend
         for listed in listing()
         if listed.backend is not None
         and listed.entry.name not in NEVER_BY_DEFAULT
         and pattern in listed.backend.patterns
     }
+    return {name: backend for name, backend in found.items() if name not in GENERAL} or found
 
 
 def dtypes(backend: Backend, device: str) -> frozenset[str]:
