@@ -48,7 +48,8 @@ class Layer:
     ) -> None:
         self.kind, self.geometry, self.relu = kind, geometry(conv), conv.activation == "relu"
         dtype = torch.bfloat16 if kind.bf16 else torch.float16
-        packed = pack(conv.weight, sparse=kind.sparse, planes=kind.planes, dtype=dtype)
+        weight = conv.weight.to(device)
+        packed = pack(weight, sparse=kind.sparse, planes=kind.planes, dtype=dtype)
         x, residual, out = scales
         self.weights, self.k_steps = packed.data.to(device), packed.k_steps
         self.unscale = (packed.unscale * (out / x)).to(device)

@@ -21,7 +21,8 @@ def padded(channels: int) -> int:
 def arranged(weight: Tensor) -> Tensor:
     """OIHW weights as [padded Cout, taps, padded Cin] float64."""
     cout, cin, kh, kw = weight.shape
-    full = torch.zeros(padded(cout), kh * kw, padded(cin), dtype=torch.float64)
+    sizes = (padded(cout), kh * kw, padded(cin))
+    full = torch.zeros(sizes, dtype=torch.float64, device=weight.device)
     full[:cout, :, :cin] = weight.double().permute(0, 2, 3, 1).reshape(cout, kh * kw, cin)
     return full
 
@@ -46,7 +47,8 @@ class PackedWeights:
 def pack(weight: Tensor, *, sparse: bool, planes: int, dtype: torch.dtype) -> PackedWeights:
     """Pack OIHW float32 weights for tensor cores as numbers of `dtype`, or sums of two of them.
 
-    With `sparse` at most two of four neighbouring input channels may be kept at a tap.
+    With `sparse` at most two of four neighbouring input channels may be kept at a tap. It works
+    where the weights lie: a GPU packs a network in milliseconds, a CPU in seconds.
     """
     rows = arranged(weight)
     scaled, unscale = _scaled(rows.flatten(1))
@@ -69,7 +71,7 @@ def _compress(blocks: Tensor) -> tuple[Tensor, Tensor]:
     chunks = _split(blocks, 16, 4)
     both = positions(chunks)
     values = chunks.gather(-1, both).flatten(-2)
-    shifts = torch.tensor([0, 4, 8, 12])
+    shifts = torch.tensor([0, 4, 8, 12], device=blocks.device)
     halves = (_split(both[..., 0] | both[..., 1] << 2, 4, 4) << shifts).sum(-1)
     by_row = halves.reshape(*halves.shape[:2], 4, 2, 8, 2, 2)  # warp, +8, row, step, half
     words = (by_row[:, :, :, 0] | by_row[:, :, :, 1] << 16).flatten(2)
@@ -82,8 +84,9 @@ def _swizzle(values: Tensor) -> Tensor:
     (64) bytes are exchanged by the row's number modulo 8 (half of it modulo 4)."""
     chunks = _split(values, -1, 8)
     count = chunks.shape[-2]
-    row = torch.arange(BLOCK)[:, None]
-    source = torch.arange(count)[None] ^ (row % 8 if count == 8 else row // 2 % 4)
+    row = torch.arange(BLOCK, device=values.device)[:, None]
+    source = torch.arange(count, device=values.device)[None]
+    source = source ^ (row % 8 if count == 8 else row // 2 % 4)
     stored = chunks.gather(-2, source[..., None].expand(chunks.shape))
     data: Tensor = stored.flatten(2).contiguous().view(torch.uint8)
     return data
