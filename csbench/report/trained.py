@@ -27,10 +27,14 @@ class Trained:
     @property
     def setting(self) -> tuple[object, ...]:
         """What two rows must share for their hours to be compared."""
+        return (*self.setting_but_batch, self.row.case.batch)
+
+    @property
+    def setting_but_batch(self) -> tuple[object, ...]:
         case, asked = self.row.case, self.asked
         return (
-            case.model, asked.dataset, asked.data, self.row.device, case.batch, case.dtype,
-            case.input, asked.ranks, asked.channels_last, asked.compile,
+            case.model, asked.dataset, asked.data, self.row.device, case.dtype, case.input,
+            asked.ranks, asked.channels_last, asked.compile,
         )  # fmt: skip
 
     @property
@@ -109,9 +113,14 @@ def trained(rows: Iterable[Row]) -> list[Trained]:
     ]
 
 
+def beside(one: Trained, others: Sequence[Trained], scheme: str) -> Trained | None:
+    """The row of a scheme in the same setting."""
+    return next((o for o in others if o.scheme == scheme and o.setting == one.setting), None)
+
+
 def over_nm(one: Trained, others: Sequence[Trained]) -> Estimate | None:
     """Hours over those of N:M in the same setting, at equal epochs; the published ratio's kin."""
-    nm = next((o for o in others if o.scheme == "nm" and o.setting == one.setting), None)
+    nm = beside(one, others, "nm")
     if nm is None or one.hours_an_epoch is None or nm.hours_an_epoch is None:
         return None
     return Estimate(1.0) if nm is one else ratio(one.hours_an_epoch, nm.hours_an_epoch)

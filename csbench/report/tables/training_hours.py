@@ -10,6 +10,7 @@ from csbench.report.paper import compare, published
 from csbench.report.provenance import Source
 from csbench.report.rows import Estimate, Row
 from csbench.report.table import MISSING, Cell, Cells, Column, Table, groups_of
+from csbench.report.tables.agreement import agreement
 from csbench.report.tables.cells import INTERVALS, estimate_cell, time_cell
 from csbench.report.trained import Trained, over_nm, trained
 
@@ -153,7 +154,10 @@ def _notes(probed: Sequence[Trained], paper: dict[str, object]) -> list[str]:
         for one in loaders
         if one.report
     ]
-    notes += [_why(one, probed) for one in probed if one.scheme == "cs" and over_nm(one, probed)]
+    hours = paper["hours"]
+    assert isinstance(hours, dict)
+    found = [agreement(one, probed, hours) for one in probed if one.scheme == "cs"]
+    notes += [paragraph for paragraph in found if paragraph]
     settings = paper["setting"]
     for one in probed[:1]:
         case = one.row.case
@@ -168,27 +172,3 @@ def _notes(probed: Sequence[Trained], paper: dict[str, object]) -> list[str]:
 def _left_out(probed: Sequence[Trained]) -> list[str]:
     reports = (one.report for one in probed if isinstance(one.report, TrainingReport))
     return list(dict.fromkeys(what for report in reports for what in report.left_out))
-
-
-def _why(one: Trained, others: Sequence[Trained]) -> str:
-    """Why CS and N:M take the hours that they take, in this setting."""
-    found = over_nm(one, others)
-    nm = next(o for o in others if o.scheme == "nm" and o.setting == one.setting)
-    assert found is not None
-    parts, theirs = one.split_ms, nm.split_ms
-    own = parts.get("mask", 0.0) + parts.get("regulariser", 0.0) + (one.events_ms or 0.0)
-    nms = theirs.get("mask", 0.0) + theirs.get("regulariser", 0.0)
-    shared = parts.get("forward", 0.0) + parts.get("backward", 0.0)
-    verdict = (
-        "agrees with" if found.low is not None and found.high is not None
-        and found.low <= 0.998 <= found.high else "differs from"
-    )  # fmt: skip
-    flops = f"{one.flops:.2f}" if one.flops is not None else "fewer"
-    return (
-        f"CS over N:M at batch {one.row.case.batch}: {found.value:.3f}, which {verdict} the "
-        f"published 0.998 within its interval. Both run the same dense convolutions (forward and "
-        f"backward {shared:.1f} ms a step), whatever the theoretical FLOPs ({flops} of dense for "
-        f"CS), because zeros are multiplied all the same; masks and regulariser take {own:.2f} ms "
-        f"a step in CS, its re-selection spread over the schedule included, and {nms:.2f} ms in "
-        "N:M, which chooses its masks anew in every step."
-    )
