@@ -47,7 +47,9 @@ class PhaseReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """A part of the schedule in which every step costs alike.
 
     `samples_ms[i]` and `dense_samples_ms[i]` are a pair. `split` are samples of a step's parts, by
-    name, from steps of their own. `density` is the kept share of the sparsified layers, averaged.
+    name, from steps of their own, in milliseconds; on a GPU also `ahead`, what it had still to do
+    when the host had queued the step. `density` is the kept share of the sparsified layers,
+    averaged.
     """
 
     name: str

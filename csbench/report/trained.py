@@ -27,14 +27,10 @@ class Trained:
     @property
     def setting(self) -> tuple[object, ...]:
         """What two rows must share for their hours to be compared."""
-        return (*self.setting_but_batch, self.row.case.batch)
-
-    @property
-    def setting_but_batch(self) -> tuple[object, ...]:
         case, asked = self.row.case, self.asked
         return (
-            case.model, asked.dataset, asked.data, self.row.device, case.dtype, case.input,
-            asked.ranks, asked.channels_last, asked.compile,
+            case.model, asked.dataset, asked.data, self.row.device, case.batch, case.dtype,
+            case.input, asked.ranks, asked.channels_last, asked.compile,
         )  # fmt: skip
 
     @property

@@ -10,6 +10,7 @@ import torch
 
 Mark = Callable[[str], None]
 PARTS = ("data", "mask", "forward", "backward", "regulariser", "optimiser")
+AHEAD = "ahead"  # what a GPU had still to do when the host had queued the step
 
 
 class Marks:
@@ -30,10 +31,12 @@ class Marks:
         return event
 
     def parts(self) -> dict[str, float]:
-        """Milliseconds by part, those of equal names added up."""
-        if self._cuda:
-            torch.cuda.synchronize()
+        """Milliseconds by part, those of equal names added up; and how far the host was ahead."""
         found = dict.fromkeys(PARTS, 0.0)
+        if self._cuda:
+            begun = time.perf_counter()
+            torch.cuda.synchronize()
+            found[AHEAD] = (time.perf_counter() - begun) * 1e3
         for (_, begin), (part, end) in zip(self._ends, self._ends[1:], strict=False):
             found[part] += begin.elapsed_time(end) if self._cuda else (end - begin) / 1e6
         return found
@@ -50,4 +53,4 @@ def split(
         marks = Marks(device)
         step(marks)
         rows.append(marks.parts())
-    return {part: tuple(row[part] for row in rows) for part in PARTS}
+    return {part: tuple(row[part] for row in rows) for part in rows[0]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from csbench.core.record import Record
+from csbench.core.training import TrainingReport
 from csbench.report.rows import rows
 from csbench.report.tables.agreement import agreement
 from csbench.report.trained import trained
@@ -20,9 +21,13 @@ def paragraph(*records: Record) -> str:
     return said
 
 
-def at_batch(record: Record, batch: int) -> Record:
-    case = structs.replace(record.case, batch=batch)
-    return structs.replace(record, case=case, key=case.key)
+def ahead(record: Record, milliseconds: float) -> Record:
+    report = record.training
+    assert isinstance(report, TrainingReport)
+    phases = tuple(
+        structs.replace(p, split=p.split | {"ahead": (milliseconds,)}) for p in report.phases
+    )
+    return structs.replace(record, training=structs.replace(report, phases=phases))
 
 
 def test_hours_within_a_per_cent_agree_and_others_do_not() -> None:
@@ -37,14 +42,14 @@ def test_the_authors_code_is_set_against_the_fused_one() -> None:
     assert "takes 16.0 % longer than a dense one, with masks and regulariser fused 1.0 %" in said
 
 
-def test_a_small_batch_that_waits_for_the_host_is_said() -> None:
+def test_a_gpu_that_waits_for_the_host_is_said() -> None:
     nm, cs = probe("nm", "nm:2:4", 104.0), probe("cs", "cs:2", 104.0)
-    both = (nm, cs, at_batch(nm, 32), at_batch(cs, 32))
-    assert "8.0 times as long as at batch 256" in paragraph(*both)
-    assert "waits" not in paragraph(nm, cs)
+    assert "launching the kernels takes the time" in paragraph(nm, ahead(cs, 1.0))
+    assert "launching" not in paragraph(nm, ahead(cs, 90.0))
+    assert "launching" not in paragraph(nm, cs)  # on a CPU
 
 
 def test_without_nm_beside_it_there_is_nothing_to_say() -> None:
-    nm, cs = probe("nm", "nm:2:4", 104.0), probe("cs", "cs:2", 104.0)
-    found = trained(rows([at_batch(nm, 32), cs]))
+    two_ranks = probe("nm", "nm:2:4", 104.0, ranks=2)
+    found = trained(rows([two_ranks, probe("cs", "cs:2", 104.0)]))
     assert agreement(found[1], found, HOURS) is None

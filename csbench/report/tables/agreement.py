@@ -8,7 +8,7 @@ from csbench.report.rows import Estimate
 from csbench.report.trained import Trained, beside, over_nm
 
 _NEAR = 0.01  # hours that differ by less are the same to somebody who plans a training
-_WAITING = 1.3  # times as long for an image as at a larger batch: not arithmetic alone
+_CLOSE = 0.2  # of a step: a GPU that has less to do is waiting for the host most of the time
 
 
 def agreement(one: Trained, others: Sequence[Trained], hours: Mapping[str, float]) -> str | None:
@@ -20,7 +20,7 @@ def agreement(one: Trained, others: Sequence[Trained], hours: Mapping[str, float
         _verdict(one, found, hours["cs"] / hours["nm"]),
         _parts(one, nm),
         _authors(nm, beside(one, others, "nm-argsort")),
-        _waiting(one, others),
+        _waiting(one),
     ]
     return " ".join(sentence for sentence in said if sentence)
 
@@ -66,15 +66,12 @@ def _authors(nm: Trained, theirs: Trained | None) -> str | None:
     )
 
 
-def _waiting(one: Trained, others: Sequence[Trained]) -> str | None:
-    """Whether a small batch measures the launching of kernels."""
-    alike = [o for o in others if o.scheme == one.scheme]
-    alike = [o for o in alike if o.setting_but_batch == one.setting_but_batch]
-    times = {o.row.case.batch: o.step_ms.value / o.row.case.batch for o in alike if o.step_ms}
-    own, most = times.get(one.row.case.batch), max(times, default=0)
-    if own is None or own < _WAITING * times[most]:
+def _waiting(one: Trained) -> str | None:
+    """Whether the host, which launches the kernels, is what takes the time."""
+    ahead, step = one.split_ms.get("ahead"), one.step_ms
+    if ahead is None or step is None or ahead > _CLOSE * step.value:
         return None
     return (
-        f"An image takes {own / times[most]:.1f} times as long as at batch {most}: the GPU waits "
-        "for the host to launch its kernels, in both."
+        f"When the host has queued a step of CS ({step.value:.1f} ms), the GPU has {ahead:.1f} ms "
+        "of it left: launching the kernels takes the time, not the GPU."
     )
