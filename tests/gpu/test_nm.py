@@ -125,17 +125,17 @@ def test_every_algorithm_of_cusparselt_on_awkward_shapes(name: str, dtype: str) 
     inputs = [torch.randn(batch, *s).to(TORCH_DTYPE[dtype]) for s in sizes]
     expected = reference.convolution(conv, *inputs)
     ran = set()
-    for algorithm in made.algorithms:
+    for choice in made.choices:
         given = [x.cuda() for x in inputs]
         try:
             with poisoned_memory():
-                out = made.run_with(algorithm, *given)
+                out = made.run_with(choice, *given)
         except RuntimeError:  # the library has no such plan for this shape
             continue
-        ran.add(algorithm.way)
+        ran.add(choice.way)
         assert out.is_contiguous(memory_format=torch.channels_last)
         error = reference.relative_error(out, expected)
-        assert error < TOLERANCE[dtype], f"{algorithm}: {error:.1e}"
+        assert error < TOLERANCE[dtype], f"{choice}: {error:.1e}"
     assert ran == set(made.ways)
 
 
@@ -143,11 +143,11 @@ def test_layers_of_one_shape_keep_their_own_bias() -> None:
     needs(NmCusparselt())
     convs = [layer(1, (8, 8), "nm:2:4") for _ in range(2)]
     made = [Layer(conv, case("fp16", 2)) for conv in convs]
-    algorithms = made[0].algorithms[0], made[1].algorithms[1]
+    choices = made[0].choices[0], made[1].choices[1]
     x = torch.randn(2, 64, 8, 8).half()
     for _ in range(2):
-        for one, conv, algorithm in zip(made, convs, algorithms, strict=True):
-            out = one.run_with(algorithm, x.cuda())
+        for one, conv, choice in zip(made, convs, choices, strict=True):
+            out = one.run_with(choice, x.cuda())
             error = reference.relative_error(out, reference.convolution(conv, x))
             assert error < TOLERANCE["fp16"]
 

@@ -10,7 +10,6 @@ Bias, residual and ReLU stand in the last product's epilogue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -22,8 +21,9 @@ from csbench.core.case import Case
 from csbench.errors import BackendError
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc, search
-from csbench.kernels.cusparselt import library, product
-from csbench.kernels.cusparselt.product import Epilogue, Plan, Problem
+from csbench.kernels.cusparselt import library
+from csbench.kernels.cusparselt.product import Algorithm, Epilogue, Plan, Problem, compress
+from csbench.kernels.cusparselt.trial import sound
 from csbench.kernels.cusparselt.windows import Windows, side_by_side
 
 PIXELS = 8  # the matrices' pixels come in multiples of it
@@ -78,21 +78,19 @@ def matrices(conv: Conv, way: Way) -> list[Tensor]:
     return [part.flatten(1).contiguous() for part in by_tap.chunk(way.products, 1)]
 
 
-class Algorithm(NamedTuple):
-    """A way, the library's number of an algorithm, and the parts that it cuts K in."""
+class Choice(NamedTuple):
+    """A way, and the library's algorithm for its products."""
 
     way: str
-    number: int
-    split: int
+    algorithm: Algorithm
 
     def __str__(self) -> str:
-        split = f"/{self.split}" if self.split > 1 else ""
-        return f"{self.way} {self.number}{split}"
+        number, split = self.algorithm
+        return f"{self.way} {number}{f'/{split}' if split > 1 else ''}"
 
 
-@dataclass(frozen=True)
-class _Plans:
-    """The products of one algorithm: the last one has the epilogue."""
+class _Plans(NamedTuple):
+    """Of a way's products the last one has the epilogue."""
 
     first: Plan | None
     last: Plan
@@ -107,19 +105,19 @@ class Layer:
         self.ways = {way.name: way for way in ways(conv, case.batch, self.dtype)}
         self.bias = conv.bias.to(case.device, self.dtype)
         self.weights = {
-            name: [product.compress(m.to(case.device)) for m in matrices(conv, way)]
+            name: [compress(matrix.to(case.device)) for matrix in matrices(conv, way)]
             for name, way in self.ways.items()
         }
-        self._made: dict[Algorithm, _Plans] = {}
-        self.algorithm = Algorithm(next(iter(self.ways)), 0, 1)
-        self.times: dict[str, float] = {}  # of all algorithms, in milliseconds
+        self.chosen = Choice(next(iter(self.ways)), Algorithm(0))
+        self.times: dict[str, float] = {}  # of all choices, in milliseconds
+        self._plans: dict[str, _Plans] = {}
 
     def choose(self) -> None:
         """Take the fastest way and algorithm on random activations; remembered on disk."""
         inputs = [self._random(self.conv.input_size)]
         if self.conv.residual:
             inputs.append(self._random(self.conv.output_size))
-        runs = {str(a): partial(self.run_with, a, *inputs) for a in self.algorithms}
+        runs = {str(choice): partial(self.run_with, choice, *inputs) for choice in self.choices}
         conv = self.conv
         key = (
             "cusparselt", nvrtc.digest("cusparselt/windows.cu"), tuple(self.ways.values()),
@@ -131,28 +129,27 @@ class Layer:
         except RuntimeError as error:
             raise BackendError(f"cuSPARSELt refuses {conv.describe()}: {error}") from error
         fastest = min(self.times, key=self.times.__getitem__)
-        self.algorithm = next(a for a in self.algorithms if str(a) == fastest)
-        self._made = {self.algorithm: self._plans(self.algorithm)}  # lets go of the others
+        self.chosen = next(choice for choice in self.choices if str(choice) == fastest)
+        self._plans = {self.chosen.way: self._plan(self.chosen.way)}  # lets go of the others
 
     @cached_property
-    def algorithms(self) -> list[Algorithm]:
-        """Every algorithm of every way; where results are few, with K cut as well."""
+    def choices(self) -> list[Choice]:
+        """Every algorithm of every way that can be tried; where results are few, with K cut too."""
         found = []
         for way in self.ways.values():
             few = way.problem.rows * way.rows < _FEW * _TILE
-            cut = few and product.cuts_inner(way.problem, self.device)
-            for number in range(product.algorithms(way.problem, self.device)):
-                splits = (1, *_SPLITS) if cut else (1,)
-                found += [Algorithm(way.name, number, split) for split in splits]
+            splits = (1, *_SPLITS) if few and self._plan(way.name).last.cuts else (1,)
+            for number in range(sound(way.problem, self.device)):
+                found += [Choice(way.name, Algorithm(number, split)) for split in splits]
         return found
 
     def run(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The fused convolution by the chosen algorithm; channels_last in and out."""
-        return self.run_with(self.algorithm, x, residual)
+        return self.run_with(self.chosen, x, residual)
 
-    def run_with(self, algorithm: Algorithm, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The same by an algorithm of the caller's choice."""
-        way = self.ways[algorithm.way]
+    def run_with(self, choice: Choice, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The same by a way and an algorithm of the caller's choice."""
+        way = self.ways[choice.way]
         x = _nhwc(x, self.dtype)
         matrix = x if way.windows is None else side_by_side(x, way.windows)
         channels, height, width = self.conv.output_size
@@ -164,41 +161,40 @@ class Layer:
             if way.rows > pixels:  # the product reads as many pixels as it writes
                 out[:pixels] = added.view(pixels, channels)
                 added = out
-        plans, flat = self._plans(algorithm), matrix.view(-1)
+        plans, flat = self._plan(way.name), matrix.view(-1)
         for i, weights in enumerate(self.weights[way.name]):
             last = i == way.products - 1
             plan = plans.last if last or plans.first is None else plans.first
-            plan.run(weights, flat[i * way.next :], out, added)
+            plan.run(choice.algorithm, weights, flat[i * way.next :], out, added)
             added = out
         return out[:pixels].view(x.shape[0], height, width, channels).permute(0, 3, 1, 2)
 
-    def _plans(self, algorithm: Algorithm) -> _Plans:
-        if algorithm not in self._made:
-            way = self.ways[algorithm.way]
-            chosen = (way.problem, self.device, algorithm.number, algorithm.split)
-            first = Plan(*chosen) if way.products > 1 else None
-            last = Plan(*chosen, Epilogue(self.bias, self.conv.activation))
-            self._made[algorithm] = _Plans(first, last)
-        return self._made[algorithm]
+    def _plan(self, name: str) -> _Plans:
+        if name not in self._plans:
+            way, epilogue = self.ways[name], Epilogue(self.bias, self.conv.activation)
+            first = Plan(way.problem, self.device) if way.products > 1 else None
+            self._plans[name] = _Plans(first, Plan(way.problem, self.device, epilogue))
+        return self._plans[name]
 
     @property
     def bytes(self) -> int:
         """Compressed weights of the chosen way, and the bias."""
-        stored = (*self.weights[self.algorithm.way], self.bias)
+        stored = (*self.weights[self.chosen.way], self.bias)
         return sum(t.numel() * t.element_size() for t in stored)
 
     @property
     def workspace_bytes(self) -> int:
         """What the chosen way takes beside the result: windows side by side, and the library's."""
-        way, plans = self.ways[self.algorithm.way], self._plans(self.algorithm)
+        way, algorithm = self.ways[self.chosen.way], self.chosen.algorithm
         laid = 0 if way.windows is None else way.windows.rows * way.problem.inner
-        return laid * self.dtype.itemsize + plans.last.workspace_bytes
+        own = self._plan(way.name).last.workspace_bytes(algorithm)
+        return laid * self.dtype.itemsize + own
 
     @property
     def label(self) -> str:
         """A short line for the records: what was chosen, and everything tried with its time."""
         tried = " ".join(f"{name}:{1e3 * ms:.0f}us" for name, ms in self.times.items())
-        return f"cuSPARSELt {self.algorithm}; tried {tried}"
+        return f"cuSPARSELt {self.chosen}; tried {tried}"
 
     def _random(self, size: tuple[int, int, int]) -> Tensor:
         channels, height, width = size

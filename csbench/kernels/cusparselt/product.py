@@ -7,7 +7,6 @@ in every call.
 from __future__ import annotations
 
 import functools
-import weakref
 from ctypes import byref, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from csbench.kernels.cusparselt.library import (
     Opaque,
     call,
     handle,
-    library,
     opaque,
     pointer,
     set_attribute,
@@ -50,6 +48,13 @@ class Problem(NamedTuple):
     dtype: torch.dtype
 
 
+class Algorithm(NamedTuple):
+    """The library's number of an algorithm, and the parts that the inner dimension is cut in."""
+
+    number: int
+    split: int = 1
+
+
 class Epilogue(NamedTuple):
     """A number for each row in the problem's type, and then none, relu or relu6."""
 
@@ -73,68 +78,69 @@ def compress(weight: Tensor) -> Tensor:
     return out
 
 
-def algorithms(problem: Problem, device: int) -> int:
-    """How many algorithms the library has for a problem; they are numbered from 0."""
-    count, selection = c_int(), _template(problem, device, False, "none").selection
-    wanted = (c_int(_ALGORITHMS), byref(count), c_size_t(4))
-    call("MatmulAlgGetAttribute", handle(device), selection, *wanted)
-    return count.value
-
-
-@functools.cache
-def cuts_inner(problem: Problem, device: int) -> bool:
-    """Whether the library can cut a problem's inner dimension into parts (split-K)."""
-    selection = _template(problem, device, False, "none").selection
-    try:
-        for parts in (2, 1):
-            set_attribute(device, "MatmulAlg", selection, _SPLIT_K, c_int(parts))
-    except RuntimeError:
-        return False
-    return True
-
-
 class Plan:
-    """One problem by one algorithm, its inner dimension cut in `split` parts, with its epilogue.
+    """The product of one problem with its epilogue, by whichever algorithm a call names.
 
-    Raises RuntimeError where the library has no such plan.
+    The library takes a quarter of a second to make one.
     """
 
-    def __init__(
-        self, problem: Problem, device: int, algorithm: int, split: int = 1,
-        epilogue: Epilogue | None = None,
-    ) -> None:  # fmt: skip
-        epilogue = epilogue or Epilogue()
-        biased = epilogue.bias is not None
-        self._device, self._algorithm = device, algorithm
-        self._split = split if cuts_inner(problem, device) else None
-        self._selection = _template(problem, device, biased, epilogue.activation).selection
-        self._operation, self._epilogue = _Operation(problem, device, epilogue), epilogue
-        self._plan, size = opaque(), c_size_t()
-        self._select()
-        described = (self._operation.descriptor, self._selection)
-        call("MatmulPlanInit", handle(device), self._plan, *described)
-        destroy = weakref.finalize(self, library().cusparseLtMatmulPlanDestroy, byref(self._plan))
-        destroy.atexit = False
-        call("MatmulGetWorkspace", handle(device), self._plan, byref(size))
-        self.workspace_bytes = size.value
+    def __init__(self, problem: Problem, device: int, epilogue: Epilogue | None = None) -> None:
+        self.device, self._epilogue = device, epilogue or Epilogue()
+        self._operation = _Operation(problem, device, self._epilogue)
+        self._selection, self._plan = opaque(), opaque()
+        self._workspace: dict[Algorithm, int] = {}
+        described = self._operation.descriptor
+        call("MatmulAlgSelectionInit", handle(device), self._selection, described, c_int(_DEFAULT))
+        call("MatmulPlanInit", handle(device), self._plan, described, self._selection)
 
-    def run(self, weights: Tensor, x: Tensor, out: Tensor, added: Tensor | None = None) -> None:
-        """Queue it on torch's current stream; `added` may be `out` itself."""
-        workspace = torch.empty(self.workspace_bytes, dtype=torch.uint8, device=out.device)
+    @property
+    def algorithms(self) -> int:
+        """How many there are; they are numbered from 0."""
+        count = c_int()
+        wanted = (c_int(_ALGORITHMS), byref(count), c_size_t(4))
+        call("MatmulAlgGetAttribute", handle(self.device), self._selection, *wanted)
+        return count.value
+
+    @functools.cached_property
+    def cuts(self) -> bool:
+        """Whether the inner dimension can be cut into parts."""
+        try:
+            for parts in (2, 1):
+                self._set(_SPLIT_K, parts)
+        except RuntimeError:
+            return False
+        return True
+
+    def run(
+        self, algorithm: Algorithm, weights: Tensor, x: Tensor, out: Tensor,
+        added: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        """Queue it on torch's current stream; `added` may be `out` itself.
+
+        Raises RuntimeError where the library does not have it.
+        """
+        size = self.workspace_bytes(algorithm)
+        workspace = torch.empty(size, dtype=torch.uint8, device=out.device)
         queue, beta = stream(out.device), c_float(0 if added is None else 1)
-        self._select()
         call(
-            "Matmul", handle(self._device), self._plan, byref(c_float(1)), pointer(weights),
+            "Matmul", handle(self.device), self._plan, byref(c_float(1)), pointer(weights),
             pointer(x), byref(beta), pointer(out if added is None else added), pointer(out),
             pointer(workspace), byref(queue), c_int32(1),
         )  # fmt: skip
 
-    def _select(self) -> None:
-        """Plans share a selection, which the library may read again in every product."""
-        values = {_ALGORITHM: self._algorithm, _SPLIT_K: self._split}
-        for attribute, value in values.items():
-            if value is not None:
-                set_attribute(self._device, "MatmulAlg", self._selection, attribute, c_int(value))
+    def workspace_bytes(self, algorithm: Algorithm) -> int:
+        """What an algorithm takes beside its operands; the next product is by that algorithm."""
+        self._set(_ALGORITHM, algorithm.number)
+        if self.cuts:
+            self._set(_SPLIT_K, algorithm.split)
+        if algorithm not in self._workspace:
+            size = c_size_t()
+            call("MatmulGetWorkspace", handle(self.device), self._plan, byref(size))
+            self._workspace[algorithm] = size.value
+        return self._workspace[algorithm]
+
+    def _set(self, attribute: int, value: int) -> None:
+        set_attribute(self.device, "MatmulAlg", self._selection, attribute, c_int(value))
 
 
 class _Operation:
@@ -163,28 +169,6 @@ class _Operation:
         for attribute, value in values.items():
             if value is not None:
                 set_attribute(device, "MatmulDesc", self.descriptor, attribute, value)
-
-
-class _Template(NamedTuple):
-    """A selection of algorithms, and what it was made for and must outlive it."""
-
-    operation: _Operation
-    selection: Opaque
-    bias: Tensor | None
-
-
-@functools.cache
-def _template(problem: Problem, device: int, biased: bool, activation: str) -> _Template:
-    """What all plans of a problem and kind of epilogue share.
-
-    The library takes a quarter of a second to make a selection.
-    """
-    bias = torch.zeros(problem.rows, dtype=problem.dtype, device=f"cuda:{device}")
-    epilogue = Epilogue(bias if biased else None, activation)
-    operation, selection = _Operation(problem, device, epilogue), opaque()
-    described = (operation.descriptor, c_int(_DEFAULT))
-    call("MatmulAlgSelectionInit", handle(device), selection, *described)
-    return _Template(operation, selection, epilogue.bias)
 
 
 def _sparse(problem: Problem, device: int) -> Opaque:
