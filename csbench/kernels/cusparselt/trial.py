@@ -44,7 +44,7 @@ def _survived(problem: Problem, device: int) -> int:
 def main() -> None:
     """Print the number of every algorithm after it was tried, until one ends the process."""
     *sizes, dtype, device = json.loads(sys.argv[1])
-    problem = p = Problem(*sizes, getattr(torch, dtype))
+    problem = p = Problem._make([*sizes, getattr(torch, dtype)])
     torch.cuda.set_device(device)
     torch.set_default_device(f"cuda:{device}")
     torch.set_default_dtype(p.dtype)
