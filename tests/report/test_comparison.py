@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from csbench.report.document import tables
 from csbench.report.rows import rows
+from csbench.report.show import whole
 from csbench.report.table import Cell, Cells, Table
 from csbench.report.tables.comparison import fastest
 from tests.report.made import compared_records, record
@@ -76,3 +77,10 @@ def test_a_checkpoint_near_a_usual_sparsity_stands_in_its_group() -> None:
     near = [record(0.7498, 1.0), record(0.75, 1.1, pattern="cs:4", backend="cs")]
     (made,) = tables(near, "comparison")
     assert [group.title for group in made.groups] == ["75 %"]
+
+
+def test_a_record_shown_whole_lists_every_dense_way_and_what_was_left_out() -> None:
+    shown = whole(compared_records()[0])
+    assert "dense ways   cudnn fp32: median 1.6000 ms" in shown
+    assert "cs-dense fp32: median 0.6200 ms" in shown
+    assert "left out     cs-dense tf32: wrong: relative error" in shown

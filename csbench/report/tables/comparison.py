@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from csbench.core.axes import SPARSITIES
+from csbench.core.case import DTYPES
 from csbench.core.pattern import BUILT_IN
 from csbench.report.provenance import Source
 from csbench.report.rows import Row
@@ -30,7 +31,8 @@ def comparison(rows: Sequence[Row], source: Source) -> list[Table]:
 def setting(row: Row) -> tuple[object, ...]:
     """What rows that are compared have in common."""
     case = row.case
-    return (case.model, shape(case.input), row.device, case.baseline, case.batch, case.dtype)
+    precision = DTYPES.index(case.dtype)
+    return (case.model, shape(case.input), row.device, case.baseline, case.batch, precision)
 
 
 def nominal(row: Row) -> float:
