@@ -26,6 +26,7 @@ BUILT_IN = {
     "onednn": "csbench.backends.dense.onednn:OneDnn",
     "inductor": "csbench.backends.dense.inductor:Inductor",
     "block-original": "csbench.backends.block.original:BlockOriginal",
+    "block-cutlass": "csbench.backends.block.cutlass:BlockCutlass",
     "cs": "csbench.backends.cs.backend:Cs",
     "nm": "csbench.backends.nm.backend:Nm",
     "nm-cusparselt": "csbench.backends.nm.cusparselt:NmCusparselt",

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from functools import cache, cached_property, partial
+from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv, Run
+from csbench.backends.base import LoweredConv, LoweredNetwork
+from csbench.backends.block import measured, network
+from csbench.backends.block.measured import ACTIVATIONS, MeasuredLayer
 from csbench.backends.block.tile import PRECISIONS, Tile, candidates, depths, has_clusters, tiles
-from csbench.backends.dense.algorithms import TORCH_DTYPE, sample
 from csbench.core.case import Case
-from csbench.graph.program import Conv
-from csbench.kernels import nvrtc, search
+from csbench.graph.program import Conv, Program
+from csbench.kernels import nvrtc
 from csbench.sparse.formats import VALUE_BYTES, BlockPacked
 
-SOURCE = "block/block.cu"
-ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
+SOURCE, EPILOGUE = "block/block.cu", "block/output.cuh"
 MAX_TAPS = 32  # a pixel's valid taps are the bits of one word
 MAX_ELEMENTS = 2**31
 
@@ -57,34 +57,27 @@ def block_of(conv: Conv) -> tuple[int, int]:
 
 def lower(conv: Conv, case: Case) -> LoweredConv:
     """Pack the weight, choose a tile by measurement, and bind it."""
-    layer = BlockLayer(conv, case)
-    chosen: dict[Hashable, str] = {layer.signature: ranked(layer, conv, case)[0]}
-    return LoweredConv(
-        run=layer.following(chosen),
-        weight_bytes=layer.bytes,
-        algorithm=f"block.cu, {chosen[layer.signature]}",
-    )
+    return measured.lower(conv, case, BlockLayer)
 
 
-def ranked(layer: BlockLayer, conv: Conv, case: Case) -> list[str]:
-    """The names of the layer's tiles from fast to slow, each timed alone."""
-    x, residual = sample(conv, case, "NHWC")
-    runs = {name: partial(layer.run, tile, x, residual) for name, tile in layer.tiles.items()}
-    key = ("block.cu", nvrtc.digest(SOURCE), layer.signature, case.batch)
-    return search.ranking(runs, key, partial(compile_all, layer.tiles.values()))
+def lower_network(program: Program, case: Case) -> LoweredNetwork:
+    """Every layer's tile is chosen inside the network."""
+    return network.lower_network(program, case, BlockLayer)
 
 
-class BlockLayer:
+class BlockLayer(MeasuredLayer):
     """A packed layer on the device, and how to launch it with any tile."""
 
+    kernel = "block.cu"
+    why_not = staticmethod(why_not)
+
     def __init__(self, conv: Conv, case: Case) -> None:
-        self.precision, self.dtype = PRECISIONS[case.dtype], TORCH_DTYPE[case.dtype]
+        super().__init__(conv, case)
+        self.precision = PRECISIONS[case.dtype]
         self.block = block_of(conv)
         packed = BlockPacked.pack(conv.weight, self.block)
         self.rows = len(packed.row_offsets) - 1
         self.kept = int(packed.row_offsets.diff().max())  # blocks in the fullest row
-        self.positions = case.batch * conv.output_size[1] * conv.output_size[2]
-        self.output_size = conv.output_size
         self.values = self._arrange(packed.values).to(case.device, self.dtype)
         self.blocks = entries(conv, packed).to(case.device)
         self.row_offsets = packed.row_offsets.to(case.device)
@@ -96,6 +89,19 @@ class BlockLayer:
             *conv.padding, *conv.dilation, ACTIVATIONS[conv.activation],
         )  # fmt: skip
         self.signature = (self.block, self.precision, self.geometry, conv.residual, self.kept)
+        found = candidates(
+            *self.block, self.precision,
+            block_rows=self.rows, kept=self.kept, positions=self.positions,
+        )  # fmt: skip
+        self.tiles = {str(tile): tile for tile in found}
+
+    @staticmethod
+    def digest() -> str:
+        return nvrtc.digest(SOURCE, EPILOGUE)
+
+    @staticmethod
+    def compile_all(tiles: Iterable[Tile]) -> None:
+        nvrtc.compile_all((SOURCE, tile.options) for tile in tiles)
 
     @property
     def bytes(self) -> int:
@@ -103,31 +109,7 @@ class BlockLayer:
         held = (self.values, self.blocks, self.row_offsets)
         return sum(t.numel() * t.element_size() for t in held)
 
-    @cached_property
-    def tiles(self) -> dict[str, Tile]:
-        """The tiles worth timing, by name."""
-        found = candidates(
-            *self.block, self.precision,
-            block_rows=self.rows, kept=self.kept, positions=self.positions,
-        )  # fmt: skip
-        return {str(tile): tile for tile in found}
-
-    def following(self, chosen: Mapping[Hashable, str]) -> Run:
-        """A callable that runs whatever tile `chosen` names for this layer at that moment."""
-
-        def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
-            return self.run(self.tiles[chosen[self.signature]], x, residual)
-
-        return run
-
-    def run(self, tile: Tile, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        if residual is not None:
-            residual = residual.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        y = torch.empty(
-            (x.shape[0], *self.output_size), dtype=self.dtype, device=x.device,
-            memory_format=torch.channels_last,
-        )  # fmt: skip
+    def launch(self, tile: Tile, x: Tensor, residual: Tensor | None, y: Tensor) -> None:
         positions = x.shape[0] * self.output_size[1] * self.output_size[2]
         grid = self.rows * -(-positions // tile.pixels) * tile.cluster
         _kernel(tile.options, x.device.index).launch(
@@ -137,7 +119,6 @@ class BlockLayer:
             shared=tile.shared_bytes, overlap=has_clusters(),
             cluster=tile.cluster if tile.cluster > 1 else None,
         )  # fmt: skip
-        return y
 
     def _arrange(self, values: Tensor) -> Tensor:
         """[blocks, R, C] as the kernel reads it: channels before rows in fp32."""
@@ -164,11 +145,6 @@ def to_tf32(values: Tensor) -> Tensor:
     """Rounded to the ten bits of mantissa that tensor cores read (ties away from zero)."""
     bits = values.contiguous().view(torch.int32)
     return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
-
-
-def compile_all(choices: Iterable[Tile]) -> None:
-    """Compile what is not cached yet, several at a time."""
-    nvrtc.compile_all((SOURCE, tile.options) for tile in choices)
 
 
 @cache

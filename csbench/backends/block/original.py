@@ -35,9 +35,9 @@ class BlockOriginal:
         """On a GPU every layer's tile is chosen inside the network; on a CPU layer by layer."""
         if case.device.partition(":")[0] == "cpu":
             return None
-        from csbench.backends.block import network as block_network
+        from csbench.backends.block import gpu as gpu_block
 
-        return block_network.lower_network(program, case)
+        return gpu_block.lower_network(program, case)
 
 
 def _kernels(device: str) -> ModuleType:

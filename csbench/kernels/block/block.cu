@@ -13,18 +13,11 @@
 // PRECISION 0: fp32 on CUDA cores. 1, 2, 3: tf32, fp16, bf16 on tensor cores, fp32 sums.
 // Offsets into x count elements in 32 bits; the host refuses larger tensors.
 
-using u16 = unsigned short;
-using u32 = unsigned int;
+#include "block/output.cuh"
 
 static_assert(ROWS >= 4 && ROWS <= 128 && (ROWS & (ROWS - 1)) == 0, "a row is 4 to 128 channels");
 static_assert(DEPTH % 4 == 0, "a step is whole 16-byte pieces");
 static_assert(TEAMS <= 8, "every team needs a named barrier");
-
-#if PRECISION < 2
-using Element = float;
-#else
-using Element = u16;  // the bits of a half or a bfloat16
-#endif
 
 constexpr int kBytes = sizeof(Element);
 constexpr int kPiece = 16 / kBytes;             // elements of one 16-byte copy
@@ -51,19 +44,16 @@ constexpr int kStage = kWeights + PIXELS * kStride;
 constexpr int kWeightCopies = (ROWS * kPieces + kTeamThreads - 1) / kTeamThreads;
 constexpr int kPixelCopies = PIXELS * kPieces / kTeamThreads;  // per thread, in one step
 static_assert(PIXELS * kPieces % kTeamThreads == 0, "a team copies its pixels evenly");
-constexpr int kSumStride = ROWS + 4;            // partial sums, [PIXELS][ROWS + padding] floats
 
-constexpr int kSums = TEAMS * PIXELS * kSumStride * 4, kStages = TEAMS * STAGES * kStage * kBytes;
-constexpr int kPositionsAt = kSums > kStages ? kSums : kStages;  // in bytes; PIXELS of them follow
+// Few sums leave registers for a residual that is read early.
+using Partial = PartialSums<PIXELS, ROWS, TEAMS, kThreads, 4, LANE_PIXELS <= 2>;
+constexpr int kStages = TEAMS * STAGES * kStage * kBytes;
+constexpr int kPositionsAt = Partial::kBytes > kStages ? Partial::kBytes : kStages;  // PIXELS follow
 
 struct Position {
   int offset;  // of the window's first element in x
   u32 taps;    // bit t: tap t lies inside the image
 };
-
-__device__ __forceinline__ u32 shared_address(const void* p) {
-  return static_cast<u32>(__cvta_generic_to_shared(p));
-}
 
 // 16 bytes from global to shared memory, zeros where they do not exist.
 // `to` is a shared address in bytes; `from` is not read, and may be anything, where none exist.
@@ -99,119 +89,6 @@ __device__ __forceinline__ void await_predecessor() {
 #endif
 }
 
-// ---- clusters (a cluster of one before Hopper)
-__device__ __forceinline__ int cluster_rank() {
-  int rank = 0;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-  return rank;
-}
-__device__ __forceinline__ int cluster_size() {
-  int size = 1;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-#endif
-  return size;
-}
-__device__ __forceinline__ void cluster_sync() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ float4 load_from(const float* p, int rank) {
-#if __CUDA_ARCH__ >= 900
-  float4 v;
-  u32 there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(there)
-               : "memory");
-  return v;
-#else
-  return *reinterpret_cast<const float4*>(p);
-#endif
-}
-
-// ---- from and to the type of the activations
-__device__ __forceinline__ float widen(Element v) {
-#if PRECISION < 2
-  return v;
-#elif PRECISION == 2
-  float f;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
-  return f;
-#else
-  return __uint_as_float(static_cast<u32>(v) << 16);
-#endif
-}
-__device__ __forceinline__ Element narrow(float f) {
-#if PRECISION < 2
-  return f;
-#elif PRECISION == 2
-  u16 v;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(v) : "f"(f));
-  return v;
-#else
-  u16 v;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(v) : "f"(f));
-  return v;
-#endif
-}
-
-// Written so that NaN stays NaN.
-__device__ __forceinline__ float activate(float v, int activation) {
-  if (activation >= 1 && v < 0.0f) v = 0.0f;
-  if (activation == 2 && v > 6.0f) v = 6.0f;
-  return v;
-}
-
-struct alignas(4 * sizeof(Element)) Four {
-  Element v[4];
-};
-
-// The way out of four channels' sums of one pixel: bias, residual, activation, y.
-struct Output {
-  const float* __restrict__ bias;
-  const Element* __restrict__ residual;
-  Element* __restrict__ y;
-  int positions, channels, activation;
-
-  __device__ __forceinline__ bool inside(int flat, int channel) const {
-    return flat < positions && channel < channels;
-  }
-
-  __device__ __forceinline__ Four extra(int flat, int channel) const {
-    Four four{};
-    if (residual && inside(flat, channel)) {
-      const Element* from = residual + static_cast<long long>(flat) * channels + channel;
-      if (channels % 4 == 0)
-        four = *reinterpret_cast<const Four*>(from);
-      else
-        for (int e = 0; e < 4; ++e)
-          if (channel + e < channels) four.v[e] = from[e];
-    }
-    return four;
-  }
-
-  __device__ __forceinline__ void write(int flat, int channel, float4 sums, Four more) const {
-    if (!inside(flat, channel)) return;
-    const float4 b = *reinterpret_cast<const float4*>(bias + channel);  // padded to whole rows
-    const float total[4] = {sums.x + b.x, sums.y + b.y, sums.z + b.z, sums.w + b.w};
-    Four four;
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      four.v[e] = narrow(activate(total[e] + (residual ? widen(more.v[e]) : 0.0f), activation));
-    Element* to = y + static_cast<long long>(flat) * channels + channel;
-    if (channels % 4 == 0)
-      *reinterpret_cast<Four*>(to) = four;
-    else
-      for (int e = 0; e < 4; ++e)
-        if (channel + e < channels) to[e] = four.v[e];
-  }
-};
-
 // ---- the arithmetic of one warp: sums for ROWS channels x kWarpPixels pixels
 #if PRECISION == 0
 constexpr int kQuads = DEPTH / 4;
@@ -224,12 +101,16 @@ struct Sums {
   float sum[LANE_PIXELS][kLaneRows];
   int row_lane, pixel_lane;
 
-  __device__ __forceinline__ explicit Sums(int lane)
+  // They start at the bias of the row, or at zero where another share of the row has it.
+  __device__ __forceinline__ Sums(int lane, const float* bias)
       : row_lane(lane / kPixelLanes), pixel_lane(lane % kPixelLanes) {
 #pragma unroll
-    for (int j = 0; j < LANE_PIXELS; ++j)
+    for (int i = 0; i < kLaneRows; i += 4) {
+      float4 start{};
+      if (bias) start = *reinterpret_cast<const float4*>(bias + 4 * row_lane + i * kRowLanes);
 #pragma unroll
-      for (int i = 0; i < kLaneRows; ++i) sum[j][i] = 0.0f;
+      for (int j = 0; j < LANE_PIXELS; ++j) *reinterpret_cast<float4*>(sum[j] + i) = start;
+    }
   }
 
   // Loads stand as far before their use as registers allow: the weights of the next channel before
@@ -266,24 +147,29 @@ struct Sums {
     for (int j = 0; j < LANE_PIXELS; ++j)
 #pragma unroll
       for (int i = 0; i < kLaneRows; i += 4)
-        *reinterpret_cast<float4*>(partial + (j * kPixelLanes + pixel_lane) * kSumStride +
+        *reinterpret_cast<float4*>(partial + (j * kPixelLanes + pixel_lane) * Partial::kStride +
                                    4 * row_lane + i * kRowLanes) =
             *reinterpret_cast<const float4*>(sum[j] + i);
   }
 
   // Straight from registers: two lanes write 32 neighbouring bytes, so no sector is half written.
+  // The next pixel's residual is on its way while this one's is added.
   __device__ __forceinline__ void write(const Output& output, int flat, int channel) const {
-#pragma unroll
-    for (int j = 0; j < LANE_PIXELS; ++j) {
-      Four more[kLaneRows / 4];
+    Four more[2][kLaneRows / 4];
+    const auto fetch = [&](int j) {
 #pragma unroll
       for (int i = 0; i < kLaneRows; i += 4)
-        more[i / 4] = output.extra(flat + j * kPixelLanes + pixel_lane,
-                                   channel + 4 * row_lane + i * kRowLanes);
+        more[j % 2][i / 4] = output.extra(flat + j * kPixelLanes + pixel_lane,
+                                          channel + 4 * row_lane + i * kRowLanes);
+    };
+    fetch(0);
+#pragma unroll
+    for (int j = 0; j < LANE_PIXELS; ++j) {
+      if (j + 1 < LANE_PIXELS) fetch(j + 1);
 #pragma unroll
       for (int i = 0; i < kLaneRows; i += 4)
         output.write(flat + j * kPixelLanes + pixel_lane, channel + 4 * row_lane + i * kRowLanes,
-                     *reinterpret_cast<const float4*>(sum[j] + i), more[i / 4]);
+                     *reinterpret_cast<const float4*>(sum[j] + i), more[j % 2][i / 4]);
     }
   }
 };
@@ -315,13 +201,16 @@ struct Sums {
   float sum[LANE_PIXELS][ROWS / 8][4];
   int lane;
 
-  __device__ __forceinline__ explicit Sums(int lane_) : lane(lane_) {
+  __device__ __forceinline__ Sums(int lane_, const float* bias) : lane(lane_) {
 #pragma unroll
-    for (int j = 0; j < LANE_PIXELS; ++j)
+    for (int i = 0; i < ROWS / 8; ++i) {
+      float2 start{};
+      if (bias) start = *reinterpret_cast<const float2*>(bias + 8 * i + 2 * (lane % 4));
 #pragma unroll
-      for (int i = 0; i < ROWS / 8; ++i)
+      for (int j = 0; j < LANE_PIXELS; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) sum[j][i][e] = 0.0f;
+        for (int e = 0; e < 4; ++e) sum[j][i][e] = e % 2 ? start.y : start.x;
+    }
   }
 
   template <class Between>
@@ -356,7 +245,7 @@ struct Sums {
       for (int i = 0; i < ROWS / 8; ++i)
 #pragma unroll
         for (int e = 0; e < 4; e += 2)
-          *reinterpret_cast<float2*>(partial + (16 * j + 4 * e + lane / 4) * kSumStride + 8 * i +
+          *reinterpret_cast<float2*>(partial + (16 * j + 4 * e + lane / 4) * Partial::kStride + 8 * i +
                                      2 * (lane % 4)) =
               make_float2(sum[j][i][e], sum[j][i][e + 1]);
   }
@@ -371,7 +260,7 @@ struct Sums {
 extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
     const Element* __restrict__ x, const Element* __restrict__ values,
     const int2* __restrict__ blocks, const int* __restrict__ row_offsets,
-    const float* __restrict__ bias, const Element* __restrict__ residual, Element* __restrict__ y,
+    const float* __restrict__ bias, const Element* residual, Element* y,
     int positions, int rows, int in_channels, int in_height, int in_width, int out_channels,
     int out_height, int out_width, int kernel_height, int kernel_width, int stride_h, int stride_w,
     int padding_h, int padding_w, int dilation_h, int dilation_w, int activation) {
@@ -436,6 +325,10 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
   for (int s = 0; s < STAGES - 1; ++s)
     copy_weights(begin + s, stages_address + s * kStage * kBytes);
 
+  Sums sums(lane, share == 0 ? bias + row * ROWS : nullptr);
+  const Output output{residual, y, positions, out_channels, activation};
+  Partial partial(output, shared, thread, tile * PIXELS, row * ROWS);
+
   // Where each pixel's window begins, and which of its taps lie inside the image.
   const bool pointwise = kernel_height * kernel_width == 1 && stride_h == 1 && stride_w == 1 &&
                          padding_h == 0 && padding_w == 0;
@@ -463,8 +356,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
     copy_activations(begin + s, stages_address + s * kStage * kBytes, early[s], 0, 1);
     close_stage();
   }
+  partial.fetch_early();
 
-  Sums sums(lane);
   int2 block = early[STAGES - 1];  // read a step ahead of its use, so that its latency is hidden
   int slot = 0, next_slot = STAGES - 1;
   for (int step = begin; step < end; ++step) {
@@ -484,7 +377,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
   }
   await_stage<0>();
 
-  const Output output{bias, residual, y, positions, out_channels, activation};
 #if PRECISION == 0
   if (TEAMS == 1 && peers == 1) {
     sums.write(output, tile * PIXELS + warp * kWarpPixels, row * ROWS);
@@ -492,56 +384,6 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
   }
 #endif
   __syncthreads();
-
-  // Add up: the teams of this block, then the blocks of the cluster, each for a part of the tile.
-  float* partial = reinterpret_cast<float*>(shared);
-  sums.store(partial + (team * PIXELS + warp * kWarpPixels) * kSumStride);
-  __syncthreads();
-  constexpr int kFours = ROWS / 4, kAll = PIXELS * kFours;
-  auto sum_of_teams = [&](int i) {
-    const float* at = partial + i / kFours * kSumStride + i % kFours * 4;
-    float4 total = *reinterpret_cast<const float4*>(at);
-#pragma unroll
-    for (int t = 1; t < TEAMS; ++t) {
-      const float4 v = *reinterpret_cast<const float4*>(at + t * PIXELS * kSumStride);
-      total.x += v.x, total.y += v.y, total.z += v.z, total.w += v.w;
-    }
-    return total;
-  };
-  if (peers > 1) {
-    if (TEAMS > 1)
-      for (int i = thread; i < kAll; i += kThreads)
-        *reinterpret_cast<float4*>(partial + i / kFours * kSumStride + i % kFours * 4) =
-            sum_of_teams(i);
-    cluster_sync();
-  }
-
-  constexpr int kBatch = kAll / kThreads < 1 ? 1 : kAll / kThreads > 4 ? 4 : kAll / kThreads;
-  for (int base = rank * kThreads + thread; base < kAll; base += kBatch * peers * kThreads) {
-    Four more[kBatch];  // all on their way before the first is used
-#pragma unroll
-    for (int n = 0; n < kBatch; ++n) {
-      const int i = base + n * peers * kThreads;
-      more[n] = i < kAll ? output.extra(tile * PIXELS + i / kFours, row * ROWS + i % kFours * 4)
-                         : Four{};
-    }
-#pragma unroll
-    for (int n = 0; n < kBatch; ++n) {
-      const int i = base + n * peers * kThreads;
-      if (i >= kAll) break;
-      float4 total;
-      if (peers == 1) {
-        total = sum_of_teams(i);
-      } else {
-        const float* at = partial + i / kFours * kSumStride + i % kFours * 4;
-        total = load_from(at, 0);
-        for (int c = 1; c < peers; ++c) {
-          const float4 v = load_from(at, c);
-          total.x += v.x, total.y += v.y, total.z += v.z, total.w += v.w;
-        }
-      }
-      output.write(tile * PIXELS + i / kFours, row * ROWS + i % kFours * 4, total, more[n]);
-    }
-  }
-  if (peers > 1) cluster_sync();  // a peer may still be reading this block's sums
+  sums.store(partial.part(team) + warp * kWarpPixels * Partial::kStride);
+  partial.write();
 }

@@ -1,0 +1,94 @@
+"""`block-cutlass` without a GPU: tiles, packed bytes, and what it says it cannot run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from csbench.backends.block import cutlass_layer
+from csbench.backends.block.cutlass_layer import CutlassLayer
+from csbench.backends.block.cutlass_tile import MAX_STAGES, SIMT, TENSOR, deepest, tiles
+from csbench.core.case import DTYPES
+from csbench.sparse.formats import VALUE_BYTES
+from tests.gpu.shapes import case, convolution
+
+SHARED_LIMIT = 227 * 1024  # bytes of one thread block on Hopper
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [16, 32, 64, 128])
+def test_every_tile_fits_a_multiprocessor(dtype: str, channels: int) -> None:
+    for rows in SIMT if dtype == "fp32" else TENSOR:
+        for tile in tiles(rows, channels, dtype):
+            assert 2 <= tile.stages <= MAX_STAGES, tile
+            assert tile.shared_bytes(tile.stages) <= SHARED_LIMIT, tile
+            assert tile.threads * tile.registers * tile.resident <= 65536, tile
+            assert channels % tile.depth == 0
+            assert tile.depth * VALUE_BYTES[dtype] in (32, 64, 128)
+
+
+def test_deepest_is_a_row_of_a_swizzle() -> None:
+    assert [deepest(c, "fp16") for c in (128, 64, 48, 32, 16, 8)] == [64, 64, 16, 32, 16, 0]
+    assert [deepest(c, "fp32") for c in (64, 32, 16, 8, 4)] == [32, 32, 16, 8, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_blocks_decode(dtype: str) -> None:
+    """Read as the copy engine would write them: piece p of line r lies at p ^ (r's place)."""
+    conv = convolution(96, 64, (3, 3), (5, 7), sparsity=0.5)
+    values, blocks, offsets = cutlass_layer.pack(conv, (32, 32), dtype, "cpu")
+    row_of = torch.arange(2).repeat_interleave(offsets.diff())
+    for row, (channel, tap), block in zip(row_of, blocks.tolist(), values, strict=True):
+        expected = conv.weight[
+            row * 32 : row * 32 + 32, channel : channel + 32, tap >> 16, tap & 0xFFFF
+        ]
+        if dtype == "fp32":
+            got = block.t()
+        else:
+            piece = 16 // VALUE_BYTES[dtype]
+            count = 32 // piece
+            lines = block[0].unflatten(1, (count, piece))
+            got = torch.stack(
+                [
+                    torch.cat([lines[r, p ^ (r * count // 8 % count)] for p in range(count)])
+                    for r in range(32)
+                ]
+            )
+        assert torch.allclose(got.float(), expected, rtol=8e-3)
+
+
+def test_an_unpruned_layer_joins_its_rows() -> None:
+    dense, sparse = (
+        CutlassLayer(
+            convolution(256, 256, (1, 1), (14, 14), sparsity=s), case("fp16", device="cpu")
+        )
+        for s in (0.0, 0.5)
+    )
+    assert {tile.rows for tile in dense.tiles.values()} == {32, 64, 128, 256}
+    assert {tile.depth for tile in dense.tiles.values()} == {64}
+    assert {tile.rows for tile in sparse.tiles.values()} == {32}
+
+
+def test_only_the_chosen_packing_is_held() -> None:
+    layer = CutlassLayer(convolution(64, 64, (1, 1), (8, 8), sparsity=0.0), case(device="cpu"))
+    chosen = next(name for name, tile in layer.tiles.items() if tile.rows == 64)
+    for tile in layer.tiles.values():
+        layer._packed(tile)
+    layer.settle(chosen)
+    assert set(layer._weights) == {64}
+    assert layer.bytes <= 1.2 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (convolution(64, 64, (3, 3), (8, 8), groups=2), "2 groups"),
+        (convolution(3, 64, (3, 3), (8, 8)), "this layer has 3"),
+        (convolution(64, 64, (1, 1), (18, 18), stride=9), "strides to 8"),
+        (convolution(64, 64, (1, 1), (8, 8), block=(24, 32)), "no blocks of 24x32"),
+        (convolution(64, 64, (1, 1), (8, 8), block=(4, 4)), "no blocks of 4x4"),
+    ],
+)
+def test_why_not_names_the_limit(layer, reason: str) -> None:
+    assert reason in cutlass_layer.why_not(layer, case())
+    assert cutlass_layer.why_not(convolution(64, 64, (3, 3), (8, 8)), case()) is None
