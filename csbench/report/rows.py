@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from csbench.core.case import Case
 from csbench.core.record import Record
-from csbench.core.statistics import interval, median, speedup
+from csbench.core.statistics import PLACEMENT, interval, median, speedup
 from csbench.report.dense import DenseWays, Way, baseline_way, own_way
 
 CARRY_A_TIME = ("ok", "noisy")  # an invalid, wrong or failed row has none that counts
@@ -158,14 +158,15 @@ def ratio(reference: Estimate, time: Estimate) -> Estimate:
     """Reference over time, both measured apart, with an interval from theirs.
 
     On a logarithmic scale the two distances to an end add in squares (Donner and Zou, Closed-form
-    confidence intervals for functions of the normal mean and standard deviation, 2012).
+    confidence intervals for functions of the normal mean and standard deviation, 2012); and so
+    does PLACEMENT, which no samples show.
     """
     value = reference.value / time.value
 
     def reach(up: float | None, down: float | None) -> float:
         above = math.log(up / reference.value) if up else 0.0
         below = math.log(time.value / down) if down else 0.0
-        return math.hypot(above, below)
+        return math.hypot(above, below, PLACEMENT)
 
     return Estimate(
         value,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csbench.core.statistics import interval, mad, median, speedup
+from csbench.core.statistics import PLACEMENT, interval, mad, median, speedup
 
 times = st.floats(0.01, 1000, allow_nan=False)
 pairs = st.lists(st.tuples(times, times), min_size=1, max_size=40)
@@ -68,7 +68,15 @@ def test_the_interval_covers_the_truth_about_95_percent_of_the_time(n: int) -> N
 def test_what_slows_both_of_a_pair_does_not_widen_the_interval() -> None:
     drift = [1.0 + 0.5 * (i % 7) for i in range(60)]
     together = speedup(drift, [2 * d for d in drift])
-    assert (together.low, together.high) == (2.0, 2.0)
+    assert together.half_width == pytest.approx(PLACEMENT, rel=1e-3)
+
+
+def test_no_number_of_samples_tells_apart_what_differs_by_its_addresses() -> None:
+    same = [1.0 + 1e-5 * (i % 3) for i in range(1000)]
+    found = speedup(same, [1.0021 * s for s in same])  # an A/A run on an H200
+    assert found.verdict == "undecided"
+    assert found.half_width < 0.005
+    assert speedup(same, [1.01 * s for s in same]).verdict == "faster"
 
 
 def test_verdicts() -> None:

@@ -6,10 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from csbench.core.statistics import PLACEMENT
 from csbench.report.rows import Estimate, Row
 from csbench.report.table import CODES, MISSING, Cell
 
-INTERVALS = "± and [ ] are 95 % bootstrap intervals of medians and of their ratio."
+INTERVALS = (
+    "± and [ ] are 95 % bootstrap intervals of medians and of their ratio; a ratio's includes "
+    f"{100 * PLACEMENT:.2g} %, which copies of one network differ by."
+)
 
 _MEANING = {
     "noisy": "the time ran out before the interval was narrow enough",
