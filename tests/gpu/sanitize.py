@@ -24,13 +24,19 @@ from tabulate import tabulate
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LOGS = Path("csbench-results/sanitize")
-LIMIT_S = 150
+LIMIT_S = 240
 TOOLS = ("memcheck", "racecheck")
 CORES = 2  # for each of the runs side by side
 
 # Kernel family -> test file, and which of its tests (pytest -k).
 SELECTION = {
-    "block/block.cu": ("test_block.py", "test_every_tile and ragged and (fp32 or fp16)"),
+    "block/block.cu": ("test_block.py", "test_every_tile and odd and (fp32 or fp16)"),
+    "cutlass/block.cu": ("test_block_cutlass.py", "test_every_tile and ragged and (fp32 or fp16)"),
+    "gather/conv.cu": ("test_gather.py", "test_every_plan and 80x48x3x3 and (fp32 or fp16)"),
+    "gather/io.cu, window.cu": (
+        "test_gather.py",
+        "(test_conversions and 20) or (test_poolings and 20) or (test_depthwise and 24)",
+    ),
     "latency/conv.cu, io.cu": ("test_cs_latency.py", "test_plans and odd and two"),
     "latency/conv.cu, one plane": ("test_cs_latency.py", "test_plans and 5x5 and one"),
     "wgmma/conv.cu, io.cu": ("test_cs_throughput.py", "test_every_tile and 80x48x3x3"),

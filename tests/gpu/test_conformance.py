@@ -81,7 +81,11 @@ def test_work_on_another_stream_is_rejected(cheat: type[OnGpu]) -> None:
 
 
 def ours() -> Iterator[Any]:
-    """Every backend of csbench on every pattern and in every precision that it has on a GPU."""
+    """Every backend of csbench on every pattern and in every precision that it has on a GPU.
+
+    All precisions on its first pattern, fp16 on the others: a pattern decides how weights are
+    packed, and not how a precision is multiplied.
+    """
     for listed in registry.listing():
         backend, name = listed.backend, listed.entry.name
         if listed.entry.origin != "built-in" or name in ("fake", "inductor"):
@@ -92,7 +96,9 @@ def ours() -> Iterator[Any]:
             known = registry.dtypes(backend, "cuda")
             # What `masked` runs is the dense backend, which has its own tests.
             dtypes = ["fp32"] if name == "masked" else [d for d in DTYPES if d in known]
-            for pattern, dtype in product(sorted(backend.patterns), dtypes):
+            first, *others = sorted(backend.patterns)
+            some = ["fp16"] if "fp16" in dtypes else dtypes[:1]
+            for pattern, dtype in [*product([first], dtypes), *product(others, some)]:
                 yield pytest.param(name, pattern, dtype, id=f"{name}-{pattern}-{dtype}")
 
 
