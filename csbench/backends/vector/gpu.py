@@ -54,7 +54,7 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     input: a bound of the result follows from the largest |x| and the rows' sums of |w|.
     """
     layer = Layer(conv, units_of(conv), kind_of(case.dtype), case.batch, case.device)
-    layer.choose(conv.residual)
+    layer.choose()
     one = torch.ones((), device=case.device)
     run = partial(_run_split, layer) if layer.kind.planes == 2 else partial(_run, layer, one)
     return LoweredConv(run=run, weight_bytes=layer.bytes, algorithm=layer.algorithm)

@@ -20,8 +20,8 @@ from csbench.kernels.gather.weights import Weights
 from csbench.sparse.formats import VectorPacked
 from csbench.sparse.patterns import for_spec
 
-MAX_STRIDE, MAX_OFFSET, MAX_COLUMNS = 8, 2**15, 2**31 - 1  # of the copy engine, of 16 and 32 bits
-_SOURCES = ("gather/conv.cu", "gather/common.cuh", "wgmma/common.cuh")
+MAX_STRIDE, MAX_OFFSET, MAX_ELEMENTS = 8, 2**15, 2**31 - 1  # of the copy engine, 16 and 31 bits
+_SOURCES = ("gather/conv.cu", "gather/blocks.cuh", "gather/instructions.cuh", "wgmma/common.cuh")
 
 
 def kind_of(dtype: str) -> Kind:
@@ -53,9 +53,10 @@ def why_not_at_all(conv: Conv, images: int) -> str | None:
     )
     if max(conv.stride) > MAX_STRIDE or reach >= MAX_OFFSET:
         return f"the copy engine takes strides to {MAX_STRIDE} and windows to {MAX_OFFSET} pixels"
-    shape = shape_of(conv, images)
-    if 64 * prod(geometry(shape).blocks) > MAX_COLUMNS:
-        return f"the kernel counts columns in 31 bits; batch {images} has more"
+    s = shape_of(conv, images)
+    widened = s.cin * s.input.columns * (1 if s.input.along_images else s.kernel[1])
+    if max(widened, s.cout * s.output.columns, 64 * prod(geometry(s).blocks)) > MAX_ELEMENTS:
+        return f"the kernel addresses 2^31 numbers; this layer at batch {images} has more"
     return None
 
 
@@ -90,7 +91,7 @@ class Layer:
         self.bias = (by_row(conv.bias, units) * out).to(device)
         six = conv.activation == "relu6"
         self.limit = torch.tensor(6.0 * out, device=device) if six else None
-        self.residual_scale = out / residual
+        self.residual, self.residual_scale = conv.residual, out / residual
         # |result| <= gain * max|x| + bias_peak (+ max|residual|)
         self.gain = float(conv.weight.abs().flatten(1).sum(1).max())
         self.bias_peak = float(conv.bias.abs().max())
@@ -100,19 +101,21 @@ class Layer:
         """The plans worth timing, by name."""
         units, boxes = self.weights.units, self.weights.total_boxes
         density = len(units.columns) / (units.count * boxes * WIDE)
-        load = Load(units.count, units.size, prod(self.geometry.blocks), boxes, density)
+        load = Load(
+            units.count, units.size, prod(self.geometry.blocks), boxes, density, self.residual
+        )
         return candidates(self.kind, load, launch.processors(torch.cuda.current_device()))
 
-    def choose(self, residual: bool) -> None:
+    def choose(self) -> None:
         """Take the plan that is fastest on random activations (measured, remembered)."""
         plans = self.plans()
         x = self._random(self.shape.cin, self.shape.input)
-        added = self._random(self.shape.cout, self.shape.output) if residual else None
+        added = self._random(self.shape.cout, self.shape.output) if self.residual else None
         runs = {name: partial(self.run_with, plan, x, added) for name, plan in plans.items()}
         units = self.weights.units
         key = (
             "gather", nvrtc.digest(*_SOURCES), self.kind, self.shape, units.size, units.count,
-            round(units.density, 3), residual,
+            round(units.density, 3), self.residual,
         )  # fmt: skip
         jobs = [
             ("gather/conv.cu", options(self.kind, p.tile, self.geometry.swizzled))

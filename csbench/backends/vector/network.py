@@ -130,7 +130,7 @@ class _Lowering:
         scales = (self.stored[inputs[0]].scale, self.stored[inputs[-1]].scale, stored.scale)
         units, dense = self._units(conv)
         layer = Layer(conv, units, self.kind, self.case.batch, self.case.device, scales)
-        layer.choose(conv.residual)
+        layer.choose()
         self._add(step.output, stored, layer.run, inputs)
         self._report(conv, layer.bytes, layer.algorithm, dense)
 

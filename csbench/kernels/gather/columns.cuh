@@ -1,6 +1,6 @@
 // Activations as channels that are runs of columns: where an element lies, and its numbers.
 #pragma once
-#include "wgmma/common.cuh"
+#include "gather/instructions.cuh"
 
 constexpr int kPlanes = GATHER_PLANES;
 

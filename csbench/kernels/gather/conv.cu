@@ -21,7 +21,7 @@
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), PROMOTE (k-steps between
 // additions outside the tensor core, which rounds toward zero; 0: never), BLOCKS (a processor).
-#include "gather/common.cuh"
+#include "gather/blocks.cuh"
 
 constexpr int kPlanes = GATHER_PLANES, kN = GATHER_N, kM = GATHER_M;
 constexpr int kGroups = GATHER_GROUPS, kWarpsAlong = GATHER_COLUMNS, kParts = GATHER_PARTS;
@@ -41,11 +41,11 @@ static_assert(GATHER_SPLIT || kParts == 1, "parts of K are added up only if K is
 struct Shape {
   int blocks[3], box[4], step[4], size[4];  // by dimension of columns: see geometry.py
   int out_stride[4];                        // elements between neighbouring output columns
-  int channel;                              // elements between channels of output and residual
-  long long plane;                          // elements between their planes
+  int channel, plane;                       // elements between channels, planes of the output
   int stages, boxes, total_boxes;           // boxes of a stage, and of the layer
-  int slots, ranks, row_blocks, tiles;      // ring; blocks along K; tiles = row blocks * columns
-  int scratch, barriers;                    // byte offsets in shared memory
+  int slots, ranks;                         // of the ring; blocks along K
+  int units, row_blocks, tiles;             // tiles = row blocks * blocks of columns
+  int scratch, scratch_step, barriers;      // byte offsets in shared memory
   int relu;
   float residual_scale;
 };
@@ -64,15 +64,26 @@ struct Pointers {
 struct Me {
   int group, along, part, lane, rank, unit;
   u32 ring, full, empty, scratch;
+  int channel;  // where the output channel of row `lane` begins, -1: none
 };
+
+// K is dealt to parts of a block and blocks of a cluster as runs of stages.
+__device__ __forceinline__ int first_stage(const Shape& s, int rank, int part) {
+#if GATHER_SPLIT
+  return (rank * kParts + part) * s.stages / (s.ranks * kParts);
+#else
+  return part * s.stages;
+#endif
+}
 
 // ---- copying: one warp fills the ring of stages, each lane one box (box, block of columns, plane)
 struct Feeder {
-  int tile, stage, x[4];
+  int tile, turn, turns, x[4];  // turns go through the parts, then through their stages
   Ring ring;
 
   __device__ __forceinline__ Feeder(const Shape& s, const Me& me) {
-    tile = blockIdx.x / s.ranks, stage = me.rank;
+    tile = blockIdx.x / s.ranks, turn = 0;
+    turns = GATHER_SPLIT ? (s.stages / (s.ranks * kParts) + 1) * kParts : s.stages;
     locate(s, me);
   }
 
@@ -84,7 +95,21 @@ struct Feeder {
   // Copies the next stage once its slot is free; false when there is none.
   __device__ __forceinline__ bool feed(const TensorMap* high, const TensorMap* low,
                                        const int4* boxes, const Shape& s, const Me& me) {
-    if (tile >= s.tiles || stage >= s.stages) return false;
+    if (tile >= s.tiles) return false;
+    const int part = turn % kParts, stage = first_stage(s, me.rank, part) + turn / kParts;
+    if (stage < first_stage(s, me.rank, part + 1)) copy(high, low, boxes, s, me, stage);
+    ring.advance(1, s.slots);
+    if (++turn == turns) {
+      turn = 0, tile += gridDim.x / s.ranks;
+      locate(s, me);
+      if (tile >= s.tiles) start_next_kernel();
+    }
+    return true;
+  }
+
+  __device__ __forceinline__ void copy(const TensorMap* high, const TensorMap* low,
+                                       const int4* boxes, const Shape& s, const Me& me,
+                                       int stage) {
     const int plane = me.lane % kPlanes, along = me.lane / kPlanes % kBlocks;
     const int box = me.lane / (kPlanes * kBlocks);
     const int present = min(s.boxes, s.total_boxes - stage * s.boxes);
@@ -99,26 +124,16 @@ struct Feeder {
     if (box < present)
       load_columns(to, plane ? low : high, x[0] + (short)at.x, x[1] + (at.x >> 16),
                    x[2] + (short)at.y, x[3] + (at.y >> 16), at.z, bar);
-    ring.advance(1, s.slots);
-    stage += s.ranks;
-    if (stage >= s.stages) {
-      stage = me.rank, tile += gridDim.x / s.ranks;
-      locate(s, me);
-      if (tile >= s.tiles) start_next_kernel();
-    }
-    return true;
   }
 };
 
 // ---- multiplying
 struct Record {
   u32 weights[kPlanes][2 * kN];
-  u32 row;  // where this lane's row lies in the stage
+  u32 row;  // where this lane's row lies in the stage; the highest of 16 bits: the stage ends here
 };
 
-__device__ __forceinline__ void load_record(Record& r, const unsigned char* records, int number,
-                                            int lane) {
-  const unsigned char* from = records + size_t(number) * kRecord;
+__device__ __forceinline__ void load_record(Record& r, const unsigned char* from, int lane) {
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) {
     if constexpr (kN == 1) {
@@ -137,76 +152,87 @@ __device__ __forceinline__ void load_record(Record& r, const unsigned char* reco
   r.row = __ldg(reinterpret_cast<const u16*>(from + kWeightBytes) + (lane & 7) + 8 * (lane >> 4));
 }
 
-__device__ __forceinline__ Record first_record(const Pointers& p, const Shape& s, const Me& me) {
-  Record r;
-  const int first = min(me.rank + me.part * s.ranks, s.stages - 1);
-  load_record(r, p.records, __ldg(p.starts + me.unit * (s.stages + 1) + first), me.lane);
-  return r;
-}
-
 // One k-step of 16 kept channels: `pixels` is the stage's first block of this warp's columns.
 __device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& r, u32 pixels,
                                          u32 plane_bytes, int lane) {
   const u32 second = lane >> 3 & 1;  // this lane's row is of columns 8 to 15 of an m16 tile
+  const u32 row = r.row & 0x7fff;
 #if GATHER_SWIZZLED
-  const u32 at = pixels + (r.row ^ second << 4);
+  const u32 at = pixels + (row ^ second << 4);
 #else
-  const u32 at = pixels + r.row + second * 1024;
+  const u32 at = pixels + row + second * 1024;
 #endif
+  constexpr int kAhead = kPlanes == 2 ? 2 : 4;  // m16 tiles whose columns are read together
 #pragma unroll
-  for (int m = 0; m < kM; ++m) {
-    u32 x[kPlanes][4];
+  for (int first = 0; first < kM; first += kAhead) {
+    u32 x[kAhead][kPlanes][4];
 #pragma unroll
-    for (int plane = 0; plane < kPlanes; ++plane) {
+    for (int i = 0; i < kAhead; ++i) {
+      const int m = first + i;
 #if GATHER_SWIZZLED
       const u32 from = at ^ (m % 4) << 5;
 #else
       const u32 from = at + m % 4 * 2048;
 #endif
-      load_transposed(x[plane], from + (m / 4 * kPlanes + plane) * plane_bytes);
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane)
+        load_transposed(x[i][plane], from + (m / 4 * kPlanes + plane) * plane_bytes);
     }
 #pragma unroll
     for (int product = kPlanes == 2 ? 0 : 2; product < 3; ++product) {  // small products first
       const int xp = product == 0 ? kPlanes - 1 : 0, wp = product == 1 ? kPlanes - 1 : 0;
 #pragma unroll
-      for (int n = 0; n < kN; ++n)
-        multiply_tile(sum[m][n], x[xp], r.weights[wp][2 * n], r.weights[wp][2 * n + 1]);
+      for (int i = 0; i < kAhead; ++i)
+#pragma unroll
+        for (int n = 0; n < kN; ++n)
+          multiply_tile(sum[first + i][n], x[i][xp], r.weights[wp][2 * n],
+                        r.weights[wp][2 * n + 1]);
     }
   }
 }
 
-// This warp's stages of a tile into `sum`. `now` is the first record on entry, and again on return.
-// `refill` is called before every stage.
+// The records of a warp: one after another, and from the last back to the first.
+struct Reader {
+  const unsigned char *first, *next;
+  Record now;
+  int stages;  // of this warp in every tile
+
+  __device__ __forceinline__ Reader(const Pointers& p, const Shape& s, const Me& me) {
+    const int from = first_stage(s, me.rank, me.part);
+    stages = first_stage(s, me.rank, me.part + 1) - from;
+    const int record = __ldg(p.starts + me.unit * (s.stages + 1) + from);
+    first = next = p.records + size_t(record) * kRecord;
+    if (stages) load_record(now, first, me.lane);
+  }
+};
+
+// This warp's stages of a tile into `sum`; `refill` is called before every stage.
 template <class Refill>
-__device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Record& now, Ring& ring,
-                                           const Pointers& p, const Shape& s, const Me& me,
-                                           const Refill& refill) {
+__device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& reader, Ring& ring,
+                                           const Shape& s, const Me& me, const Refill& refill) {
   const u32 plane_bytes = s.boxes * kBoxBytes, slot_bytes = kBlocks * kPlanes * plane_bytes;
-  const int first = me.rank + me.part * s.ranks, stride = kParts * s.ranks;
-  const int* starts = p.starts + me.unit * (s.stages + 1);
 #pragma unroll
   for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] = 0.f;
-  if (first >= s.stages) return;
 #if GATHER_PROMOTE
   float part[kM][kN][4] = {};
   int steps = 0;
 #else
   auto& part = sum;
 #endif
-  int step = starts[first], stop = starts[first + 1];
-  for (int stage = first; stage < s.stages; stage += stride) {
-    const int next = stage + stride < s.stages ? stage + stride : first;
-    const int next_step = starts[next], next_stop = starts[next + 1];
+  for (int left = reader.stages; left > 0; --left) {
     const u32 pixels =
         me.ring + ring.slot * slot_bytes + me.along * kHalves * kPlanes * plane_bytes;
     refill();
     barrier_wait(me.full + 8 * ring.slot, ring.phase);
+    u32 last;
 #pragma unroll 1
-    while (step < stop) {
+    do {
+      last = reader.now.row >> 15;
+      reader.next = last && left == 1 ? reader.first : reader.next + kRecord;
       Record ahead;
-      load_record(ahead, p.records, ++step < stop ? step : next_step, me.lane);
-      multiply(part, now, pixels, plane_bytes, me.lane);
-      now = ahead;
+      load_record(ahead, reader.next, me.lane);
+      multiply(part, reader.now, pixels, plane_bytes, me.lane);
+      reader.now = ahead;
 #if GATHER_PROMOTE
       if (++steps == GATHER_PROMOTE) {
         steps = 0;
@@ -215,8 +241,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Record& now,
           (&sum[0][0][0])[i] += (&part[0][0][0])[i], (&part[0][0][0])[i] = 0.f;
       }
 #endif
-    }
-    step = next_step, stop = next_stop;
+    } while (!last);
     __syncwarp();
     if (me.lane == 0) barrier_arrive(me.empty + 8 * ring.slot);
     ring.advance(kParts, s.slots);
@@ -227,176 +252,211 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Record& now,
 #endif
 }
 
-// ---- finishing: sums become 16-bit numbers in this warp's scratch, channels in rows of 64 columns
-// The piece (m, n) of a tile, 16 columns x 8 channels, belongs to this warp.
-__device__ __forceinline__ bool mine(const Shape& s, const Me& me, int m, int n) {
+// ---- finishing: sums become 16-bit numbers in this warp's scratch, channels in rows of 64 columns.
+// A piece is 32 columns x 8 channels.
+
+// Whether this warp finishes a piece.
+__device__ __forceinline__ bool mine(const Shape& s, const Me& me, int piece) {
 #if GATHER_SPLIT
-  const int piece = m * kN + n;
   return piece % s.ranks == me.rank && piece / s.ranks % kParts == me.part;
 #else
   return true;
 #endif
 }
 
-struct Piece {  // 16 bytes of the output: eight columns of a channel
+struct Sixteen {  // bytes of the output: eight columns of a channel
   bool here;
-  long long at;
+  int at;
   u32 scratch;
 };
 
-__device__ __forceinline__ Piece piece_of(const Pointers& p, const Shape& s, const Me& me,
-                                          int half, int turn, const Place& place) {
+__device__ __forceinline__ Sixteen sixteen_of(const Shape& s, const Me& me, u32 scratch, int half,
+                                              int turn, const Place& place) {
   const int row = turn * 4 + me.lane / 8, chunk = me.lane % 8;
-  const int channel = __ldg(p.rows + me.unit * kUnit + row);
-  Piece piece;
-  piece.here = place.inside && channel >= 0 && mine(s, me, half * 4 + chunk / 2, row / 8);
-  piece.at = (long long)channel * s.channel + place.at;
-  piece.scratch = me.scratch + half * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4);
-  return piece;
+  const int channel = __shfl_sync(0xffffffffu, me.channel, row);
+  const int piece = (half * 2 + chunk / 4) * kN + row / 8;
+  return {place.inside && channel >= 0 && mine(s, me, piece), channel + place.at,
+          scratch + half * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4)};
 }
 
 __device__ __forceinline__ void fetch_residual(const Pointers& p, const Shape& s, const Me& me,
-                                               const Place (&places)[kHalves]) {
-  __syncwarp();  // the scratch may still be read
+                                               u32 scratch, const Place (&places)[kHalves]) {
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
 #pragma unroll
     for (int turn = 0; turn < kUnit / 4; ++turn) {
-      const Piece piece = piece_of(p, s, me, half, turn, places[half]);
-      if (piece.here)
+      const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
+      if (it.here)
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane)
-          copy_async(piece.scratch + plane * kScratchPlane, p.residual + plane * s.plane + piece.at);
+          copy_async(it.scratch + plane * kScratchPlane, p.residual + plane * s.plane + it.at);
     }
 }
 
-__device__ __forceinline__ void finish(const Pointers& p, const Shape& s, const Me& me, int m,
-                                       int n, const float (&sum)[4]) {
-  const int row = me.unit * kUnit + n * 8 + 2 * (me.lane & 3);
-  const float2 scale = __ldg(reinterpret_cast<const float2*>(p.scale + row));
-  const float2 bias = __ldg(reinterpret_cast<const float2*>(p.bias + row));
-  float v[4];
+// Scale, bias, residual, activation and rounding of one piece.
+__device__ __forceinline__ void finish(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
+                                       int pair, int n, const float (&sum)[8], float2 scale,
+                                       float2 bias) {
+  const int row = n * 8 + (me.lane & 7), chunk = pair % 2 * 4 + me.lane / 8;
+  const u32 at =
+      scratch + pair / 2 * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4);
+  float v[8];
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < 8; ++i)
     v[i] = sum[i] * (i & 1 ? scale.y : scale.x) + (i & 1 ? bias.y : bias.x);
-  const int scratch_row = n * 8 + (me.lane & 7), chunk = m % 4 * 2 + (me.lane >> 3 & 1);
-  const u32 at = me.scratch + m / 4 * kScratchHalf + scratch_row * 128 +
-                 ((chunk ^ (scratch_row & 7)) << 4);
+  u32 r[4];
   if (p.residual) {
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) {
-      u32 r[2];
-      load_two_transposed(r, at + plane * kScratchPlane);
+      load_transposed(r, at + plane * kScratchPlane);
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
+      for (int i = 0; i < 4; ++i) {
         float first, second;
         unpack2(r[i], first, second);
         v[2 * i] += first * s.residual_scale, v[2 * i + 1] += second * s.residual_scale;
       }
     }
   }
-  u32 r[2];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 8; ++i) {
     if (s.relu) v[i] = relu(v[i]);
-    if (p.limit) v[i] = at_most(v[i], __ldg(p.limit));
+    if (p.limit) v[i] = min_or_nan(v[i], __ldg(p.limit));
   }
 #pragma unroll
-  for (int i = 0; i < 2; ++i) r[i] = pack2(v[2 * i], v[2 * i + 1]);
-  store_two_transposed(at, r);
+  for (int i = 0; i < 4; ++i) r[i] = pack2(v[2 * i], v[2 * i + 1]);
+  store_transposed(at, r);
   if (kPlanes == 2) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < 4; ++i) {
       float first, second;
       unpack2(r[i], first, second);
       r[i] = pack2(v[2 * i] - first, v[2 * i + 1] - second);
     }
-    store_two_transposed(at + kScratchPlane, r);
+    store_transposed(at + kScratchPlane, r);
   }
 }
 
-__device__ __forceinline__ void store(const Pointers& p, const Shape& s, const Me& me,
+__device__ __forceinline__ float2 two_of(const float* values, const Me& me, int n) {
+  return __ldg(reinterpret_cast<const float2*>(values + me.unit * kUnit + n * 8) + (me.lane & 3));
+}
+
+__device__ __forceinline__ void store(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
                                       const Place (&places)[kHalves]) {
   __syncwarp();
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
 #pragma unroll
     for (int turn = 0; turn < kUnit / 4; ++turn) {
-      const Piece piece = piece_of(p, s, me, half, turn, places[half]);
-      if (piece.here)
+      const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
+      if (it.here)
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane)
-          *reinterpret_cast<uint4*>(p.out + plane * s.plane + piece.at) =
-              load_four(piece.scratch + plane * kScratchPlane);
+          *reinterpret_cast<uint4*>(p.out + plane * s.plane + it.at) =
+              load_four(it.scratch + plane * kScratchPlane);
     }
+  __syncwarp();
 }
 
 #if GATHER_SPLIT
-// The sums of all warps and blocks that share a tile, piece by piece, in the order of stages dealt.
-// `sums` is [group, column, part][piece][lane] of four numbers, over the ring.
+// The sums of all warps and blocks that share a tile, piece by piece, in the order of their stages.
+// They lie over the ring as [group, column, part][piece][half of it][lane] of four numbers.
 __device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& p, const Shape& s,
                                        const Me& me) {
-  constexpr int kPieces = kM * kN;
-  const u32 team = (me.along * kGroups + me.group) * kParts;
-  const u32 first = me.ring + (team * kPieces * 32 + me.lane) * 16;
-  const u32 own = first + me.part * kPieces * 512;
+  constexpr int kPieces = kM / 2 * kN, kPiece = 1024, kPart = kPieces * kPiece;  // bytes
+  const u32 first =
+      me.ring + (me.along * kGroups + me.group) * kParts * kPart + me.lane * 16;
   sync_threads(1, 32 * kWarps);  // nobody reads stages any more
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) {
-    const float* v = sum[i / kN][i % kN];
-    store_four(own + i * 512, make_float4(v[0], v[1], v[2], v[3]));
+  for (int i = 0; i < 2 * kPieces; ++i) {
+    const float* v = sum[i / 2 / kN * 2 + i % 2][i / 2 % kN];
+    store_four(first + me.part * kPart + i * 512, make_float4(v[0], v[1], v[2], v[3]));
   }
   sync_threads(1, 32 * kWarps);
   if (kParts > 1 && s.ranks > 1) {
-    for (int i = me.part; i < kPieces; i += kParts) {
+    for (int i = me.part; i < 2 * kPieces; i += kParts) {
       float4 v = load_floats(first + i * 512);
       for (int part = 1; part < kParts; ++part)
-        v = add(v, load_floats(first + (part * kPieces + i) * 512));
+        v = add(v, load_floats(first + part * kPart + i * 512));
       store_four(first + i * 512, v);
     }
   }
   if (s.ranks > 1) cluster_arrive(), cluster_wait();
   const int sources = s.ranks > 1 ? s.ranks : kParts;
 #pragma unroll 1
-  for (int i = s.ranks > 1 ? me.rank + me.part * s.ranks : me.part; i < kPieces;
-       i += kParts * s.ranks) {
-    float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
+  for (int piece = me.rank + me.part * s.ranks; piece < kPieces; piece += kParts * s.ranks) {
+    float4 v[2] = {};
 #pragma unroll 4
     for (int from = 0; from < sources; ++from)
-      v = add(v, s.ranks > 1 ? load_remote(first + i * 512, from)
-                             : load_floats(first + (from * kPieces + i) * 512));
-    const float piece[4] = {v.x, v.y, v.z, v.w};
-    finish(p, s, me, i / kN, i % kN, piece);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const u32 at = first + piece * kPiece + i * 512;
+        v[i] = add(v[i], s.ranks > 1 ? load_remote(at, from) : load_floats(at + from * kPart));
+      }
+    const float flat[8] = {v[0].x, v[0].y, v[0].z, v[0].w, v[1].x, v[1].y, v[1].z, v[1].w};
+    const int n = piece % kN;
+    finish(p, s, me, me.scratch, piece / kN, n, flat, two_of(p.scale, me, n),
+           two_of(p.bias, me, n));
   }
+}
+#else
+__device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const Pointers& p,
+                                           const Shape& s, const Me& me, u32 scratch) {
+  float2 scale[kN], bias[kN];
+#pragma unroll
+  for (int n = 0; n < kN; ++n) scale[n] = two_of(p.scale, me, n), bias[n] = two_of(p.bias, me, n);
+#pragma unroll
+  for (int pair = 0; pair < kM / 2; ++pair)
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+      float flat[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) flat[i] = sum[pair * 2 + i / 4][n][i % 4];
+      finish(p, s, me, scratch, pair, n, flat, scale[n], bias[n]);
+    }
 }
 #endif
 
+__device__ __forceinline__ void locate(Place (&places)[kHalves], const Shape& s, const Me& me,
+                                       int tile) {
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half)
+    places[half] = place_of(s.blocks, s.box, s.size, s.out_stride,
+                            tile / s.row_blocks * kBlocks + me.along * kHalves + half, me.lane % 8);
+}
+
+// Every tile of this warp. A tile's residual is on its way while the tile before is multiplied.
 template <class Refill>
 __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const Me& me,
-                                        Record& now, const Refill& refill) {
+                                        Reader& reader, const Refill& refill) {
   Ring ring;
   ring.advance(me.part, s.slots);
-  for (int tile = blockIdx.x / s.ranks; tile < s.tiles; tile += gridDim.x / s.ranks) {
-    Place places[kHalves];
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half)
-      places[half] = place_of(s.blocks, s.box, s.size, s.out_stride,
-                              tile / s.row_blocks * kBlocks + me.along * kHalves + half,
-                              me.lane % 8);
-    if (p.residual) fetch_residual(p, s, me, places);
+  const int stride = gridDim.x / s.ranks;
+  int tile = blockIdx.x / s.ranks;
+  u32 scratch = me.scratch, other = me.scratch + s.scratch_step;
+  Place places[kHalves];
+  locate(places, s, me, tile);
+  if (p.residual) fetch_residual(p, s, me, scratch, places), commit_async_copies();
+  for (; tile < s.tiles; tile += stride) {
+    Place next[kHalves];
+    if (tile + stride < s.tiles) locate(next, s, me, tile + stride);
+    if (p.residual) {
+      if (tile + stride < s.tiles) fetch_residual(p, s, me, other, next);
+      commit_async_copies();
+    }
     float sum[kM][kN][4];
-    accumulate(sum, now, ring, p, s, me, refill);
-    wait_async_copies();
+    accumulate(sum, reader, ring, s, me, refill);
+    if (p.residual) wait_async_copies_but_one();
     __syncwarp();
 #if GATHER_SPLIT
     add_up(sum, p, s, me);
 #else
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int n = 0; n < kN; ++n) finish(p, s, me, m, n, sum[m][n]);
+    finish_all(sum, p, s, me, scratch);
 #endif
-    store(p, s, me, places);
+    store(p, s, me, scratch, places);
+    const u32 done = scratch;
+    scratch = other, other = done;
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half) places[half] = next[half];
   }
 }
 
@@ -406,13 +466,17 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   extern __shared__ unsigned char memory[];
   const int warp = threadIdx.x / 32;
   Me me;
-  me.lane = threadIdx.x % 32, me.rank = blockIdx.x % s.ranks;
+  me.lane = threadIdx.x % 32, me.rank = GATHER_SPLIT ? blockIdx.x % s.ranks : 0;
   me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
-  me.part = warp / (kGroups * kWarpsAlong);
-  me.unit = blockIdx.x / s.ranks % s.row_blocks * kGroups + me.group;
+  me.part = GATHER_SPLIT ? warp / (kGroups * kWarpsAlong) : 0;
   me.ring = (shared_address(memory) + 1023) & ~1023u;
   me.full = me.ring + s.barriers, me.empty = me.full + 8 * s.slots;
   me.scratch = me.ring + s.scratch + (me.along * kGroups + me.group) * kHalves * kScratchHalf;
+  // Groups past the last unit do its work once more, and store nothing.
+  const int unit = blockIdx.x / s.ranks % s.row_blocks * kGroups + me.group;
+  me.unit = min(unit, s.units - 1);
+  me.channel = me.lane < kUnit && unit < s.units ? __ldg(p.rows + unit * kUnit + me.lane) : -1;
+  if (me.channel > 0) me.channel *= s.channel;
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < s.slots; ++i) {
@@ -429,20 +493,20 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
     while (feeder.feed(&high, &low, p.boxes, s, me)) continue;
     if (s.ranks > 1) cluster_arrive(), cluster_wait();
   } else {
-    Record now = first_record(p, s, me);
+    Reader reader(p, s, me);
     wait_previous_kernel();
-    consume(p, s, me, now, [] {});
+    consume(p, s, me, reader, [] {});
   }
   // Nobody leaves while another block may read its sums.
   if (s.ranks > 1) cluster_arrive(), cluster_wait();
 #else
   // The first warp copies: a ninth warp would take registers from all others.
-  Record now = first_record(p, s, me);
+  Reader reader(p, s, me);
   wait_previous_kernel();
   Feeder feeder(s, me);
   if (warp == 0)
     for (int slot = 1; slot < s.slots; ++slot) feeder.feed(&high, &low, p.boxes, s, me);
-  consume(p, s, me, now, [&] {
+  consume(p, s, me, reader, [&] {
     if (warp == 0) feeder.feed(&high, &low, p.boxes, s, me);
   });
 #endif

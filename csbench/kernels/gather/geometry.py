@@ -4,10 +4,10 @@ Columns have four dimensions, the first of which is contiguous in memory:
 
     images are neighbours, 48 or more   (image, block of images, width, height)
     images are neighbours, fewer        (image, width, height, -)
-    pixels are neighbours               (width, phase, height, image); flat for 1x1 products
+    pixels are neighbours               (width, tap, height, image); flat for 1x1 products
 
-Where pixels are neighbours and the stride is S > 1, the input is read as S phases: the copy engine
-cannot step along its first dimension.
+Where pixels are neighbours, the copy engine can neither step along its first dimension nor start at
+any pixel, so the input is first unfolded: a line holds the columns under each horizontal tap.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Geometry(NamedTuple):
     out_channel: int
     box: Four
     taps: tuple[Four, ...]  # offsets of every tap
-    phases: int = 1
+    unfolded: bool = False  # whether the input is
 
     @property
     def blocks(self) -> Four:
@@ -113,22 +113,19 @@ def _flat(s: Shape) -> Geometry:
 
 
 def _along_pixels(s: Shape) -> Geometry:
-    (height, width), (out_height, out_width) = s.size, s.out_size
-    phases, pitch = s.stride[1], phase_pitch(s.input, s.stride[1])
-    line = phases * pitch
+    height, (out_height, out_width) = s.size[0], s.out_size
+    across = s.kernel[1]
+    unfolded = (across, s.stride[1], s.padding[1]) != (1, 1, 0)
+    pitch = eights(out_width)
+    line = across * pitch
     out = s.output.strides(s.cout)
     size = (out_width, 1, out_height, s.images)
     return Geometry(
-        False, (-(-width // phases), phases, height, s.images),
-        (1, pitch, line, height * line), s.images * height * line,
-        (1, 1, s.stride[0], 1), size, (1, 0, out.height, out.image), out.channel, _box(size),
-        tuple((x // phases, x % phases, y, 0) for y, x in _offsets(s)), phases,
+        False, (out_width, across, height, s.images), (1, pitch, line, height * line),
+        s.images * height * line, (1, 1, s.stride[0], 1), size, (1, 0, out.height, out.image),
+        out.channel, _box(size),
+        tuple((0, tap % across, y, 0) for tap, (y, _) in enumerate(_offsets(s))), unfolded,
     )  # fmt: skip
-
-
-def phase_pitch(layout: Layout, phases: int) -> int:
-    """Columns between the phases of a line."""
-    return eights(-(-layout.width // phases))
 
 
 def _offsets(s: Shape) -> Iterator[Pair]:

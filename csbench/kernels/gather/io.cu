@@ -177,24 +177,33 @@ extern "C" __global__ void from_packed(const u16* x, u16* out, const Columns col
   }
 }
 
-struct Phases {
+struct Unfold {
   int width, pitch;  // of a line before, and its pitch
-  int stride, phase_width, phase_pitch;
-  long long lines, plane_from, plane_to;  // lines: channels * images * height
+  int out_width, out_pitch, taps, stride, padding, dilation;
+  int eights;  // of the result: lines (channels * images * height) * taps * pitch / 8
+  int plane_from, plane_to;
 };
 
-// Every stride-th column together, so that a strided convolution reads neighbours: a line
-// [width] becomes [stride, ceil(width / stride)], zero where there is no column.
-extern "C" __global__ void phases(const u16* x, u16* out, const Phases f) {
+// The columns under every horizontal tap: a line [width] becomes [taps, output width], zero outside
+// the image. The copy engine reads from multiples of 16 bytes only, so it cannot step aside itself.
+extern "C" __global__ void unfold(const u16* x, u16* out, const Unfold f) {
   start_next_kernel();
   wait_previous_kernel();
-  const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-  const int column = int(i % f.phase_pitch), phase = int(i / f.phase_pitch % f.stride);
-  const long long line = i / f.phase_pitch / f.stride;
-  if (line >= f.lines) return;
-  const int from = column * f.stride + phase;
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= f.eights) return;
+  const int per_line = f.out_pitch / 8, first = i % per_line * 8;
+  const int tap = i / per_line % f.taps, line = i / per_line / f.taps;
+  const int offset = tap * f.dilation - f.padding;
 #pragma unroll
-  for (int plane = 0; plane < kPlanes; ++plane)
-    out[plane * f.plane_to + i] =
-        from < f.width ? x[plane * f.plane_from + line * f.pitch + from] : u16(0);
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    u32 words[4] = {};
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const int column = (first + k) * f.stride + offset;
+      if (first + k < f.out_width && column >= 0 && column < f.width)
+        words[k / 2] |= u32(x[plane * f.plane_from + line * f.pitch + column]) << 16 * (k & 1);
+    }
+    *reinterpret_cast<uint4*>(out + plane * f.plane_to + i * 8) =
+        make_uint4(words[0], words[1], words[2], words[3]);
+  }
 }

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from csbench.kernels import nvrtc
-from csbench.kernels.gather.geometry import Pair, phase_pitch
-from csbench.kernels.gather.layout import EIGHT, WIDE, Activation, Layout
+from csbench.kernels.gather.geometry import Pair
+from csbench.kernels.gather.layout import EIGHT, WIDE, Activation, Layout, eights
 from csbench.kernels.wgmma.pack import padded
 
 _PLAIN = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -90,27 +90,31 @@ def from_packed(x: Tensor, channels: int, planes: int) -> Activation:
     return out
 
 
-class _Phases(ctypes.Structure):
+class _Unfold(ctypes.Structure):
     _fields_ = [
-        *((name, c_int) for name in ("width", "pitch", "stride", "phase_width", "phase_pitch")),
-        *((name, c_longlong) for name in ("lines", "plane_from", "plane_to")),
-    ]
+        (name, c_int) for name in (
+            "width", "pitch", "out_width", "out_pitch", "taps", "stride", "padding", "dilation",
+            "eights", "plane_from", "plane_to",
+        )
+    ]  # fmt: skip
 
 
-def phases(x: Activation, stride: int) -> Activation:
-    """Every stride-th column of a line together; only for lines of neighbouring pixels.
+def unfold(
+    x: Activation, out_width: int, taps: int, stride: int, padding: int, dilation: int
+) -> Activation:
+    """The columns under every horizontal tap of a convolution, where pixels are neighbours.
 
-    The result has the layout's sizes of x, but its lines are as long as all phases.
+    The result has the layout's sizes of x, but its lines are [taps, output width].
     """
-    layout, pitch = x.layout, phase_pitch(x.layout, stride)
-    lines = x.channels * layout.images * layout.height
-    data = x.data.new_empty(len(x.data), lines * stride * pitch)
-    arguments = _Phases(
-        layout.width, layout.pitch, stride, -(-layout.width // stride), pitch, lines, x.plane,
-        data.shape[1],
+    layout, pitch = x.layout, eights(out_width)
+    size = x.channels * layout.images * layout.height * taps * pitch
+    data = x.data.new_empty(len(x.data), size)
+    arguments = _Unfold(
+        layout.width, layout.pitch, out_width, pitch, taps, stride, padding, dilation,
+        size // EIGHT, x.plane, size,
     )  # fmt: skip
-    _io(x, torch.float32, "phases").launch(
-        -(-data.shape[1] // 256), 256, [x.data, data, arguments], overlap=True
+    _io(x, torch.float32, "unfold").launch(
+        -(-size // EIGHT // 256), 256, [x.data, data, arguments], overlap=True
     )
     return Activation(data, x.channels, layout)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import c_float, c_int, c_longlong, c_void_p
+from ctypes import c_float, c_int, c_void_p
 from math import prod
 
 import torch
@@ -23,10 +23,9 @@ class _Shape(ctypes.Structure):
     _fields_ = [
         ("blocks", c_int * 3),
         *((name, c_int * 4) for name in ("box", "step", "size", "out_stride")),
-        ("channel", c_int), ("plane", c_longlong),
         *((name, c_int) for name in (
-            "stages", "boxes", "total_boxes", "slots", "ranks", "row_blocks", "tiles", "scratch",
-            "barriers", "relu",
+            "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "units",
+            "row_blocks", "tiles", "scratch", "scratch_step", "barriers", "relu",
         )),
         ("residual_scale", c_float),
     ]  # fmt: skip
@@ -52,15 +51,20 @@ def convolve(
     `limit` is where ReLU6 ends, in the result's scale; None for ReLU.
     """
     g, t = geometry, plan.tile
-    if g.phases > 1:
-        x = io.phases(x, g.phases)
+    if g.unfolded:
+        x = io.unfold(
+            x, shape.out_size[1], shape.kernel[1], shape.stride[1], shape.padding[1],
+            shape.dilation[1],
+        )  # fmt: skip
     out = x.like(shape.cout, shape.output)
-    row_blocks = -(-len(weights.starts) // t.groups)
+    units = len(weights.starts)
+    row_blocks = -(-units // t.groups)
     tiles = row_blocks * -(-prod(g.blocks) // t.column_blocks)
     structure = _Shape(
         g.blocks[:3], g.box, tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size,
         g.out_stride, g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes),
-        plan.slots, plan.ranks, row_blocks, tiles, plan.scratch(kind), plan.barriers(kind),
+        plan.slots, plan.ranks, units, row_blocks, tiles, plan.scratch(kind),
+        plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
         relu, residual_scale,
     )  # fmt: skip
     pointers = _Pointers(

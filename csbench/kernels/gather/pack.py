@@ -20,6 +20,7 @@ from csbench.sparse.layout import as_matrix
 STEP = 16  # kept columns of one k-step
 UNITS = (32, 16, 8)  # output channels of a unit
 _BOX_BYTES = WIDE * WIDE * 2
+STAGE_ENDS = 1 << 15  # marks the addresses of a stage's last record; they are smaller
 _TOP = 14  # weights of a row are scaled to just below 2 ** 14, so their low halves keep all bits
 
 
@@ -152,7 +153,9 @@ def pack(units: Units, boxes_of_stage: int, *, swizzled: bool, parts: tuple[Tens
     total = int(first[-1])
     rows = _rows(record, slot, row[order], total)
     pieces = [_fragments(part[order], record, slot, total) for part in parts]
-    pieces.append(_addresses(rows, swizzled).to(torch.int16).view(torch.uint8))
+    addresses = _addresses(rows, swizzled)
+    addresses[first[1:] - 1] |= STAGE_ENDS
+    pieces.append(addresses.to(torch.int16).view(torch.uint8))
     starts = torch.cat([first[:-1].reshape(units.count, stages), first[stages::stages, None]], 1)
     boxes = torch.stack([used // per_tap, used % per_tap * WIDE], 1)
     return Packed(torch.cat(pieces, 1), starts.int(), boxes.int(), boxes_of_stage)

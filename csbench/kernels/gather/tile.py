@@ -8,7 +8,7 @@ from typing import NamedTuple
 from csbench.kernels import nvrtc
 from csbench.kernels.gather.pack import STEP
 
-_SHARED = {1: 232448, 2: 115712}  # bytes a block may take where one or two share a processor
+_PROCESSOR, _RESERVED = 233472, 1024  # bytes of shared memory, and what each block loses
 _BOX = 8192
 _MAX_SLOTS = 8
 _LANES = 32  # of the warp that copies, one box each
@@ -53,12 +53,16 @@ class Tile(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A tile, the blocks of a cluster that share K, and what a stage and the ring hold."""
+    """A tile, the blocks of a cluster that share K, and what a stage and the ring hold.
+
+    With two `buffers` a tile's residual arrives while the tile before is multiplied.
+    """
 
     tile: Tile
     ranks: int
     boxes: int
     slots: int
+    buffers: int
 
     def slot_bytes(self, kind: Kind) -> int:
         return self.tile.column_blocks * kind.planes * self.boxes * _BOX
@@ -69,9 +73,13 @@ class Plan(NamedTuple):
         sums = t.warps * t.m * t.unit // 8 * 512 if t.split else 0
         return max(self.slots * self.slot_bytes(kind), -(-sums // 1024) * 1024)
 
-    def barriers(self, kind: Kind) -> int:
+    def scratch_bytes(self, kind: Kind) -> int:
+        """Results of a tile, 64 columns in a row."""
         t = self.tile
-        return self.scratch(kind) + t.groups * t.column_blocks * kind.planes * t.unit * 128
+        return t.groups * t.column_blocks * kind.planes * t.unit * 128
+
+    def barriers(self, kind: Kind) -> int:
+        return self.scratch(kind) + self.buffers * self.scratch_bytes(kind)
 
     def shared(self, kind: Kind) -> int:
         return 1024 + self.barriers(kind) + 16 * self.slots
@@ -80,18 +88,22 @@ class Plan(NamedTuple):
         t = self.tile
         k = f", K by {self.ranks} x {t.parts}" if t.split else ""
         return (
-            f"{t.groups * t.unit}x{t.along * t.m * 16}{k}, {self.slots} stages of {self.boxes}, "
-            f"{t.blocks} a processor"
+            f"{t.groups * t.unit}x{t.along * t.m * 16}, {t.warps} warps{k}, "
+            f"{self.slots} stages of {self.boxes}, {t.blocks} a processor"
         )
 
 
-def plan(kind: Kind, tile: Tile, ranks: int, boxes: int) -> Plan | None:
-    """The plan with as many stages as fit; None where it cannot be launched."""
+def plan(kind: Kind, tile: Tile, ranks: int, boxes: int, residual: bool) -> Plan | None:
+    """The plan with as many stages as fit; None where it cannot be launched.
+
+    Each part of K has its own slots of the ring: no part may wait for another's.
+    """
     if tile.column_blocks * kind.planes * boxes > _LANES:
         return None
-    for slots in range(_MAX_SLOTS, 1, -1):
-        found = Plan(tile, ranks, boxes, slots)
-        if found.shared(kind) <= _SHARED[tile.blocks]:
+    buffers = 2 if residual and not tile.split else 1
+    for slots in range(_MAX_SLOTS // tile.parts * tile.parts, 1, -tile.parts):
+        found = Plan(tile, ranks, boxes, slots, buffers)
+        if found.shared(kind) <= _PROCESSOR // tile.blocks - _RESERVED:
             return found
     return None
 
@@ -104,6 +116,7 @@ class Load(NamedTuple):
     column_blocks: int
     total_boxes: int
     density: float
+    residual: bool
 
 
 def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
@@ -111,14 +124,21 @@ def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     found: dict[str, Plan] = {}
     for tile, ranks in _tiles(kind, load):
         for boxes in _stages(load):
-            made = plan(kind, tile, ranks, boxes)
+            made = plan(kind, tile, ranks, boxes, load.residual)
             if made is None:
                 continue
             blocks = ranks * -(-load.units // tile.groups)
             blocks *= -(-load.column_blocks // tile.column_blocks)
             if _worthwhile(made, load, blocks, processors):
                 found[str(made)] = made
-    return found
+    return found or _smallest(kind, load)
+
+
+def _smallest(kind: Kind, load: Load) -> dict[str, Plan]:
+    """For a layer that fills no device: a block for every unit and 64 columns."""
+    made = plan(kind, Tile(load.unit, 4, 1, 1, 1, False, _promote(kind), 1), 1, 1, load.residual)
+    assert made is not None
+    return {str(made): made}
 
 
 def _worthwhile(p: Plan, load: Load, blocks: int, processors: int) -> bool:
@@ -137,22 +157,30 @@ def _stages(load: Load) -> tuple[int, ...]:
     return tuple(n for n in (fewest // 2, fewest, 2 * fewest) if 1 <= n <= min(4, load.total_boxes))
 
 
+def _promote(kind: Kind) -> int:
+    return PROMOTE if kind.planes == 2 else 0
+
+
 def _tiles(kind: Kind, load: Load) -> Iterator[tuple[Tile, int]]:
-    """Shapes by units x warps along columns; more columns a warp where units are small."""
+    """Shapes by units x warps along columns; more columns a warp where units are small.
+
+    Eight warps a processor have 255 registers each, sixteen half of it.
+    """
+    sums = load.unit // 8 * kind.planes  # of an m16 tile, in fours
     m = 4 if load.unit == 32 else 8
-    promote = PROMOTE if kind.planes == 2 else 0
-    blocks = 1 if kind.planes == 2 and load.unit > 8 else 2
+    warps = 8 if sums * m > 16 else 16
     for groups, along in ((4, 2), (8, 1), (2, 4), (2, 2), (4, 1), (1, 4), (2, 1), (1, 1)):
         if groups <= max(1, load.units):
-            yield Tile(load.unit, m, groups, along, 1, False, promote, blocks), 1
+            blocks = min(4, warps // (groups * along))
+            yield Tile(load.unit, m, groups, along, 1, False, _promote(kind), blocks), 1
     if kind.planes == 1 and load.unit == 32:
-        for groups, along in ((4, 1), (8, 1), (4, 2)):
+        for groups, along in ((4, 1), (8, 1), (4, 2), (2, 2)):
             if groups <= load.units:
-                yield Tile(load.unit, 8, groups, along, 1, False, 0, 1), 1
+                yield Tile(load.unit, 8, groups, along, 1, False, 0, 8 // (groups * along)), 1
     for groups, parts in ((1, 4), (1, 8), (2, 4), (4, 2), (4, 1), (2, 1), (1, 1)):
         if groups <= max(1, load.units):
             for ranks in (1, 2, 4, 8):
-                yield Tile(load.unit, 4, groups, 1, parts, True, promote, 1), ranks
+                yield Tile(load.unit, 4, groups, 1, parts, True, _promote(kind), 1), ranks
 
 
 def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:

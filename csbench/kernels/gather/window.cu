@@ -56,17 +56,6 @@ __device__ __forceinline__ void write_pixels(u16* y, const Columns& c, long long
   }
 }
 
-__device__ __forceinline__ float max_or_nan(float a, float b) {
-  float r;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-  return r;
-}
-__device__ __forceinline__ float min_or_nan(float a, float b) {
-  float r;
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-  return r;
-}
-
 // What a thread computes: images from n on, one channel, one output pixel.
 struct Task {
   int n, c, h, w;

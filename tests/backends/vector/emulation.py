@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from csbench.kernels.gather.geometry import Four, Geometry, Shape
-from csbench.kernels.gather.layout import Layout
-from csbench.kernels.gather.pack import Packed, Units
+from csbench.kernels.gather.layout import Layout, eights
+from csbench.kernels.gather.pack import STAGE_ENDS, Packed, Units
 from csbench.kernels.gather.weights import coordinates
 
 
@@ -33,13 +33,14 @@ def places(layout: Layout, channels: int) -> Tensor:
     )  # fmt: skip
 
 
-def in_phases(flat: Tensor, channels: int, layout: Layout, phases: int, pitch: int) -> Tensor:
-    """What the kernel `phases` makes of it."""
-    lines = flat.reshape(channels * layout.images * layout.height, layout.pitch)
-    out = torch.zeros(len(lines), phases, pitch, dtype=torch.float64)
-    for phase in range(phases):
-        part = lines[:, phase : layout.width : phases]
-        out[:, phase, : part.shape[1]] = part
+def unfolded(flat: Tensor, s: Shape) -> Tensor:
+    """What the kernel `unfold` makes of it."""
+    lines = flat.reshape(s.cin * s.images * s.size[0], s.input.pitch)
+    out = torch.zeros(len(lines), s.kernel[1], eights(s.out_size[1]), dtype=torch.float64)
+    for tap, column in product(range(s.kernel[1]), range(s.out_size[1])):
+        source = column * s.stride[1] + tap * s.dilation[1] - s.padding[1]
+        if 0 <= source < s.size[1]:
+            out[:, tap, column] = lines[:, source]
     return out.flatten()
 
 
@@ -62,6 +63,10 @@ def records(packed: Packed, size: int, planes: int, swizzled: bool) -> tuple[Ten
     """Rows [records, 16] in the stage and weights [records, 16, rows of a unit]."""
     count = len(packed.records)
     address = packed.records[:, -32:].contiguous().view(torch.int16).long() & 0xFFFF
+    ends = packed.starts[:, 1:].flatten().long() - 1
+    marked = (address & STAGE_ENDS != 0).all(1).nonzero()[:, 0]
+    assert torch.equal(marked, ends)
+    address &= STAGE_ENDS - 1
     if swizzled:
         rows = address // 128
         assert torch.equal(address % 128, rows % 8 * 16)
@@ -78,9 +83,8 @@ def records(packed: Packed, size: int, planes: int, swizzled: bool) -> tuple[Ten
 def convolve(s: Shape, g: Geometry, units: Units, packed: Packed, planes: int, x: Tensor) -> Tensor:
     """The product as NCHW, of NCHW x; places that nobody writes are NaN."""
     flat = stored(x)
-    if g.phases > 1:
-        pitch = g.in_stride[1]
-        flat = in_phases(flat, s.cin, s.input, g.phases, pitch)
+    if g.unfolded:
+        flat = unfolded(flat, s)
     out = torch.full((s.cout * s.output.columns,), float("nan"), dtype=torch.float64)
     rows, weights = records(packed, units.size, planes, g.swizzled)
     boxes = coordinates(packed, g).tolist()

@@ -1,58 +1,6 @@
-// What the gather kernels share: places of columns, and instructions as one-line functions.
+// The instructions of the gather kernels as one-line functions, beside those of wgmma/common.cuh.
 #pragma once
 #include "wgmma/common.cuh"
-
-struct Ring {
-  int slot = 0;
-  u32 phase = 0;
-  __device__ __forceinline__ void advance(int by, int slots) {
-    slot += by;
-    while (slot >= slots) slot -= slots, phase ^= 1;
-  }
-};
-
-// ---- columns: blocks of 64 are counted along four dimensions, the last one without bound
-__device__ __forceinline__ void split_block(const int (&blocks)[3], int block, int (&i)[4]) {
-#pragma unroll
-  for (int d = 0; d < 3; ++d) {
-    const int rest = block / blocks[d];
-    i[d] = block - rest * blocks[d];
-    block = rest;
-  }
-  i[3] = block;
-}
-
-// Coordinates, in the input, of the first column of a block.
-__device__ __forceinline__ void first_column(const int (&blocks)[3], const int (&step)[4],
-                                             int block, int (&x)[4]) {
-  split_block(blocks, block, x);
-#pragma unroll
-  for (int d = 0; d < 4; ++d) x[d] *= step[d];
-}
-
-// Where eight neighbouring columns are stored.
-struct Place {
-  long long at;  // elements from the channel's first column
-  bool inside;
-};
-
-__device__ __forceinline__ Place place_of(const int (&blocks)[3], const int (&box)[4],
-                                          const int (&size)[4], const int (&stride)[4], int block,
-                                          int chunk) {
-  int i[4];
-  split_block(blocks, block, i);
-  Place place = {0, true};
-#pragma unroll
-  for (int d = 0; d < 4; ++d) {
-    const int width = d ? box[d] : box[0] / 8;  // in chunks, of which the first dimension has eight
-    const int within = chunk % width;
-    chunk /= width;
-    const int o = i[d] * box[d] + (d ? within : within * 8);
-    place.inside &= o < size[d];
-    place.at += (long long)o * stride[d];
-  }
-  return place;
-}
 
 // A box of 64 channels x 64 columns at one tap.
 __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x0, int x1, int x2,
@@ -73,8 +21,12 @@ __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x
 __device__ __forceinline__ void copy_async(u32 to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
-__device__ __forceinline__ void wait_async_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
+__device__ __forceinline__ void commit_async_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// All but those committed last.
+__device__ __forceinline__ void wait_async_copies_but_one() {
+  asm volatile("cp.async.wait_group 1;" ::: "memory");
 }
 
 // ---- four words of shared memory
@@ -122,19 +74,6 @@ __device__ __forceinline__ float4 load_remote(u32 from, u32 rank) {
   return v;
 }
 
-// ---- two 8x8 matrices of 16-bit numbers, transposed between registers and shared memory
-__device__ __forceinline__ void load_two_transposed(u32 (&r)[2], u32 from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(from)
-               : "memory");
-}
-__device__ __forceinline__ void store_two_transposed(u32 to, const u32 (&r)[2]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to),
-               "r"(r[0]), "r"(r[1])
-               : "memory");
-}
-
 // sum += a (16 columns x 16 channels) * b (16 channels x 8 output channels)
 __device__ __forceinline__ void multiply_tile(float (&sum)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #if CS_BF16
@@ -150,9 +89,14 @@ __device__ __forceinline__ void multiply_tile(float (&sum)[4], const u32 (&a)[4]
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// min(v, limit) that lets NaN through.
-__device__ __forceinline__ float at_most(float v, float limit) {
+// The smaller and the larger of two numbers; NaN if one of them is.
+__device__ __forceinline__ float min_or_nan(float a, float b) {
   float r;
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(v), "f"(limit));
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+  return r;
+}
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
   return r;
 }

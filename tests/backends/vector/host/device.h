@@ -1,0 +1,231 @@
+// A GPU as far as the gather kernels know one: the lanes of a cluster as fibers of one thread.
+//
+// Lanes run until they wait: for their warp (a collective), for a barrier, for the copy engine, whose
+// copies arrive late and in any order. Shared memory starts as NaN. Nothing moving is a deadlock.
+#pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+
+#define __device__
+#define __global__
+#define __shared__ thread_local  // one for all fibers; blocks run one after another
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct dim3 { int x; };
+struct int4 { int x, y, z, w; };
+struct uint2 { u32 x, y; };
+struct uint4 { u32 x, y, z, w; };
+struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline float __uint_as_float(u32 v) { float f; memcpy(&f, &v, 4); return f; }
+inline float __int_as_float(int v) { return __uint_as_float(v); }
+template <class T> T __ldg(const T* p) { return *p; }
+
+[[noreturn]] inline void fail(const char* what) {
+  fprintf(stderr, "emulated kernel: %s\n", what);
+  abort();
+}
+
+struct Barrier { int count = 0, pending = 0; long long bytes = 0; int phase = 0; };
+struct Meeting { int arrived = 0, generation = 0; };
+
+struct Block {
+  std::vector<unsigned char> memory;
+  std::map<u32, Barrier> barriers;
+  std::map<int, Meeting> named;
+  int number, threads;
+};
+
+struct Warp {
+  Meeting meeting;
+  const char* doing = nullptr;
+  void* given[32];
+};
+
+struct Lane {
+  ucontext_t start;
+  jmp_buf state;
+  std::vector<char> stack = std::vector<char>(1 << 16);
+  Block* block;
+  Warp* warp;
+  int thread, cluster_token = 0;
+  bool started = false, done = false;
+  std::vector<std::vector<std::function<void()>>> copies{1};  // of cp.async, by group
+};
+
+struct Machine {
+  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<std::unique_ptr<Warp>> warps;
+  std::vector<std::unique_ptr<Lane>> lanes;
+  std::vector<std::function<void()>> engine;  // copies on their way
+  Meeting cluster;
+  Lane* now = nullptr;
+  jmp_buf scheduler;
+  long long progress = 0;
+  int grid = 0;
+  std::mt19937 dice{1};
+  std::function<void()> body;
+};
+inline Machine* machine;
+
+#define threadIdx (dim3{machine->now->thread})
+#define blockIdx (dim3{machine->now->block->number})
+#define blockDim (dim3{machine->now->block->threads})
+#define gridDim (dim3{machine->grid})
+
+inline void yield() {
+  if (!_setjmp(machine->now->state)) _longjmp(machine->scheduler, 1);
+}
+template <class Ready> void wait_until(const Ready& ready) {
+  while (!ready()) yield();
+  ++machine->progress;
+}
+inline void meet(Meeting& m, int count) {
+  const int generation = m.generation;
+  if (++m.arrived == count) m.arrived = 0, ++m.generation;
+  wait_until([&] { return m.generation != generation; });
+}
+
+// All lanes of a warp: the last one does it for all, given[lane] being what each one brought.
+template <class Act> void collective(const char* what, void* mine, const Act& act) {
+  Warp& w = *machine->now->warp;
+  if (w.meeting.arrived && strcmp(w.doing, what)) fail("lanes of a warp do different things");
+  w.doing = what, w.given[machine->now->thread % 32] = mine;
+  if (w.meeting.arrived == 31) act(w.given);
+  meet(w.meeting, 32);
+}
+inline void __syncwarp() { collective("syncwarp", nullptr, [](void**) {}); }
+inline void __syncthreads() { meet(machine->now->block->named[0], machine->now->block->threads); }
+
+struct Shuffle { u32 value; int from; u32 result; };
+template <class T> T __shfl_sync(u32, T value, int from) {
+  Shuffle mine{0, from, 0};
+  memcpy(&mine.value, &value, 4);
+  collective("shuffle", &mine, [](void** given) {
+    for (int i = 0; i < 32; ++i) {
+      auto* one = static_cast<Shuffle*>(given[i]);
+      one->result = static_cast<Shuffle*>(given[one->from & 31])->value;
+    }
+  });
+  T result;
+  memcpy(&result, &mine.result, 4);
+  return result;
+}
+template <class T> T __shfl_xor_sync(u32 all, T value, int by) {
+  return __shfl_sync(all, value, (machine->now->thread % 32) ^ by);
+}
+
+// ---- shared memory: addresses of 32 bits, not aligned to more than 16 bytes
+constexpr u32 kSharedBase = 4096 + 16;
+inline u32 __cvta_generic_to_shared(const void*) { return kSharedBase; }
+inline unsigned char* shared(Block& block, u32 address, u32 bytes) {
+  if (address < kSharedBase || address - kSharedBase + bytes > block.memory.size())
+    fail("an address outside of shared memory");
+  if (address % (bytes < 16 ? bytes : 16)) fail("a misaligned address");
+  return &block.memory[address - kSharedBase];
+}
+inline unsigned char* shared(u32 address, u32 bytes) {
+  return shared(*machine->now->block, address, bytes);
+}
+
+inline void settle(Barrier& b) {
+  if (b.pending || b.bytes) return;
+  b.pending = b.count, ++b.phase, ++machine->progress;
+}
+
+// ---- running
+inline void enter() {
+  machine->body();
+  machine->now->done = true, ++machine->progress;
+  _longjmp(machine->scheduler, 1);
+}
+
+inline void resume(Lane& lane) {
+  machine->now = &lane;
+  if (_setjmp(machine->scheduler)) return;
+  if (lane.started) _longjmp(lane.state, 1);
+  lane.started = true;
+  getcontext(&lane.start);
+  lane.start.uc_stack.ss_sp = lane.stack.data(), lane.start.uc_stack.ss_size = lane.stack.size();
+  lane.start.uc_link = nullptr;
+  makecontext(&lane.start, enter, 0);
+  setcontext(&lane.start);
+}
+
+inline void run_cluster(int first, int blocks, int threads, int bytes) {
+  Machine& m = *machine;
+  m.blocks.clear(), m.warps.clear(), m.lanes.clear(), m.engine.clear(), m.cluster = {};
+  for (int b = 0; b < blocks; ++b) {
+    m.blocks.push_back(std::make_unique<Block>());
+    Block& block = *m.blocks.back();
+    block.memory.assign(bytes, 0xff), block.number = first + b, block.threads = threads;
+    for (int t = 0; t < threads; ++t) {
+      if (t % 32 == 0) m.warps.push_back(std::make_unique<Warp>());
+      m.lanes.push_back(std::make_unique<Lane>());
+      Lane& lane = *m.lanes.back();
+      lane.block = &block, lane.warp = m.warps.back().get(), lane.thread = t;
+    }
+  }
+  const int warps = m.lanes.size() / 32;
+  for (bool left = true; left;) {
+    const long long before = m.progress;
+    for (int i = 0; i < warps; ++i) {
+      const int warp = m.dice() % warps;
+      for (int l = 0; l < 32; ++l)
+        if (Lane& lane = *m.lanes[warp * 32 + l]; !lane.done) resume(lane);
+    }
+    left = false;
+    for (auto& lane : m.lanes) {
+      if (lane->done) continue;
+      left = true;
+      resume(*lane);
+    }
+    if (!m.engine.empty() && (m.progress == before || m.dice() % 4 == 0)) {
+      std::swap(m.engine[m.dice() % m.engine.size()], m.engine.back());
+      auto copy = std::move(m.engine.back());
+      m.engine.pop_back();
+      copy(), ++m.progress;
+    }
+    if (left && m.progress == before) fail("a deadlock");
+  }
+  if (!m.engine.empty()) fail("copies are still on their way at the end");
+}
+
+template <class... A, std::size_t... I>
+void call(void (*kernel)(A...), void** given, std::index_sequence<I...>) {
+  kernel(*static_cast<std::remove_const_t<std::remove_reference_t<A>>*>(given[I])...);
+}
+
+template <class... A>
+void launch(void (*kernel)(A...), int grid, int threads, int cluster, int bytes, void** given) {
+  Machine m;
+  machine = &m;
+  m.grid = grid;
+  m.body = [&] { call(kernel, given, std::index_sequence_for<A...>{}); };
+  for (int first = 0; first < grid; first += cluster) run_cluster(first, cluster, threads, bytes);
+}
