@@ -38,8 +38,12 @@ class Reference:
         self._known: dict[int, Tensor] = {}
 
     def inputs(self, seed: int) -> Inputs:
-        """Inputs for a whole batch, in the precision and on the device that is measured."""
-        return tuple(x.to(self._device, TORCH_DTYPE[self.dtype]) for x in self._draw(seed))
+        """Inputs for a whole batch, in the precision and on the device that is measured.
+
+        They are the caller's own: what writes to them writes to nobody else's.
+        """
+        kind = TORCH_DTYPE[self.dtype]
+        return tuple(x.to(self._device, kind, copy=True) for x in self._draw(seed))
 
     def error(self, subject: Subject, seed: int) -> float:
         """Relative error on the inputs of one seed; infinite for NaN or a wrong shape."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from msgspec.structs import replace
@@ -103,12 +104,18 @@ class Subject:
         return reference.convolution(self.conv, *inputs, dtype=dtype)
 
     def _draw(self, seed: int) -> Inputs:
-        draw = torch.Generator().manual_seed(seed)
-        size = self.case.input if self.conv is None else self.conv.input_size
-        x = torch.randn(self.case.batch, *size, generator=draw)
-        if self.conv is None or not self.conv.residual:
-            return (x,)
-        return x, torch.randn(self.case.batch, *self.conv.output_size, generator=draw)
+        sizes = [self.case.input if self.conv is None else self.conv.input_size]
+        if self.conv is not None and self.conv.residual:
+            sizes.append(self.conv.output_size)
+        return _normal(seed, tuple((self.case.batch, *size) for size in sizes))
+
+
+@lru_cache(maxsize=8)
+def _normal(seed: int, sizes: tuple[tuple[int, ...], ...]) -> Inputs:
+    """Standard normal numbers, for reading only: the cases of a suite draw the same again and
+    again, which at a large batch takes longer than it takes to time them."""
+    draw = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(size, generator=draw) for size in sizes)
 
 
 def activation_bytes(conv: Conv, case: Case) -> int:

@@ -69,6 +69,14 @@ def test_the_last_image_of_a_batch_is_looked_at_too() -> None:
     assert not passed(Gate(reference(batch=9), None).fresh(last_wrong, 1))
 
 
+def test_writing_to_inputs_spoils_no_others() -> None:
+    drawn = torch.randn(3, 64)
+    known = Reference(lambda x, t: x[0].to(t), lambda seed: (drawn,), "fp32", torch.device("cpu"))
+    before = drawn.clone()
+    known.inputs(1)[0].zero_()
+    assert torch.equal(drawn, before)
+
+
 def test_a_remembered_result_fails_on_fresh_inputs() -> None:
     gate = Gate(reference(), None)
     remembered = right(reference().inputs(1))
