@@ -13,7 +13,6 @@ from typing import Protocol
 
 import torch
 
-from csbench.backends import registry
 from csbench.backends.base import Backend
 from csbench.bench import environment, limits
 from csbench.bench.baseline import Baseline, Baselines
@@ -30,9 +29,10 @@ from csbench.bench.nvml import Reading, Watch, summary, throttled
 from csbench.bench.plan import plan
 from csbench.bench.sampling import Pairs, remembers, sample_pairs
 from csbench.bench.subject import Lowered, Subject
+from csbench.bench.support import able, family
 from csbench.bench.weights import Library, Weights
 from csbench.core.axes import Sweep
-from csbench.core.case import NO_BACKEND, Case
+from csbench.core.case import Case
 from csbench.core.record import LayerReport, Measurement, Record, Status
 from csbench.core.statistics import median
 from csbench.errors import CsbenchError, PatternError, UsageError
@@ -97,7 +97,7 @@ class Bench:
     def _prepare(self, draft: Draft, report: Report) -> _Contest:
         """Everything that comes before the first sample and is part of no sample."""
         case, settings = draft.case, draft.settings
-        backend = _able(case)
+        backend = able(case)
         clock = self._clock or _clock(case, draft.cache)
         report("building weights")
         subject = Subject(_weights(self._library, case), case)
@@ -110,7 +110,7 @@ class Bench:
         draft.prepare_ms = (time.perf_counter() - begun) * 1e3
         draft.env["ceilings"] = known = limits.ceilings(case.device, self.env)
         draft.layers = subject.with_floors(lowered.layers, known)
-        if runs_sparse(backend, _family(case)) and case.sparsity > 0:
+        if runs_sparse(backend, family(case)) and case.sparsity > 0:
             _insist_on_sparse(backend, draft.layers, subject)
         inputs = subject.reference.inputs(settings.seed)
         draft.peak_bytes = peak_of(lambda: lowered.run(*inputs), case.device, before)
@@ -205,50 +205,12 @@ def _usable(device: str) -> str:
     return device
 
 
-def _able(case: Case) -> Backend:
-    """The case's backend if it and the baseline can run here; raises Outcome("unsupported")."""
-    pattern = _family(case)
-    if case.backend == NO_BACKEND:
-        raise Outcome(
-            "unsupported",
-            f"no backend runs pattern '{pattern}'; see csbench backends list, or time it densely "
-            "with --backend masked",
-        )
-    backend, baseline = registry.get(case.backend), registry.get(case.baseline)
-    reason = _lack(backend, case)
-    if reason is None and not {pattern, "dense"} & backend.patterns:
-        reason = f"{backend.name} runs {_either(backend.patterns)}, not {pattern}"
-    if reason is None and (lack := _lack(baseline, case)) is not None:
-        reason = f"baseline {case.baseline}: {lack}"
-    if reason is not None:
-        raise Outcome("unsupported", reason)
-    return backend
-
-
-def _lack(backend: Backend, case: Case) -> str | None:
-    """Why a backend runs nothing on the case's device in its precision; None when it does."""
-    if case.device not in backend.devices:
-        return f"{backend.name} runs on {_either(backend.devices)}, not on {case.device}"
-    known = registry.dtypes(backend, case.device)
-    if case.dtype not in known:
-        return f"{backend.name} runs {_either(known)} on {case.device}, not {case.dtype}"
-    return backend.missing(case.device)
-
-
 def _weights(library: Library, case: Case) -> Weights:
     """The case's network; raises Outcome("unsupported") where none of its layers can be so."""
     try:
         return library.sparse(case)
     except PatternError as error:
         raise Outcome("unsupported", str(error)) from None
-
-
-def _family(case: Case) -> str:
-    return case.pattern.partition(":")[0]
-
-
-def _either(names: frozenset[str]) -> str:
-    return " and ".join(sorted(names))
 
 
 def _insist_on_sparse(backend: Backend, layers: Sequence[LayerReport], subject: Subject) -> None:

@@ -10,6 +10,7 @@ import torch
 from csbench import models
 from csbench.backends import registry
 from csbench.bench.network import runs_sparse
+from csbench.bench.support import family, not_here
 from csbench.bench.weights import Library, found_pattern
 from csbench.core.axes import MODELS, ImageSize, Sweep, specifications
 from csbench.core.case import NO_BACKEND, Case, CheckpointRef
@@ -134,16 +135,12 @@ def _tasks(sweep: Sweep, whole: Case, library: Library) -> Iterator[Case]:
 
 
 def _runs_here(case: Case) -> bool:
-    if case.backend == NO_BACKEND:
-        return False
-    backend = registry.get(case.backend)
-    return case.device in backend.devices and case.dtype in registry.dtypes(backend, case.device)
+    return case.backend != NO_BACKEND and not_here(registry.get(case.backend), case) is None
 
 
 def _layers(whole: Case, library: Library) -> Iterator[Case]:
     """A case for each distinct convolution that carries the pattern; for dense backends for all."""
-    pattern = whole.pattern.partition(":")[0]
-    everything = not runs_sparse(registry.get(whole.backend), pattern)
+    everything = not runs_sparse(registry.get(whole.backend), family(whole))
     for alike in distinct(library.sparse(whole).program.convolutions).values():
         if everything or alike[0].pattern is not None:
             yield Case(
