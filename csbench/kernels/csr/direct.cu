@@ -11,6 +11,8 @@
 #include "csr/word.cuh"
 
 constexpr int PAGE = 64;  // columns
+constexpr int QUADS = PIXELS < 8 ? 8 / PIXELS : 1;  // of columns at once: 32 loads of a lane on their way
+constexpr int SUMS = ROWS * PIXELS;
 
 struct Layer {  // mirrored in direct.py
   int images, channels, height, width, rows, out_height, out_width;
@@ -24,11 +26,14 @@ struct Page {
   float weights[PAGE * ROWS];
 };
 
-__device__ __forceinline__ void copy_page(Page& page, const int* offsets, const float* weights, int column, int count, int lane) {
-  const int quads = count / 4;
-  for (int i = lane; i < quads; i += 32) copy_async<16>(page.offsets + 4 * i, offsets + column + 4 * i);
+// Columns [column, end) of a list, as many as fit; behind the last one the page holds zeros.
+__device__ __forceinline__ void copy_page(Page& page, const int* offsets, const float* weights, int column, int end, int lane) {
   const float* from = weights + static_cast<long long>(column) * ROWS;
-  for (int i = lane; i < quads * ROWS; i += 32) copy_async<16>(page.weights + 4 * i, from + 4 * i);
+  const int count = end - column;
+#pragma unroll
+  for (int i = 4 * lane; i < PAGE; i += 128) copy_async<16>(page.offsets + i, offsets + column + i, i < count);
+#pragma unroll
+  for (int i = 4 * lane; i < PAGE * ROWS; i += 128) copy_async<16>(page.weights + i, from + i, i < count * ROWS);
 }
 
 struct Pixel {
@@ -53,35 +58,58 @@ __device__ __forceinline__ unsigned taps_inside(int row, int column, const Layer
 
 __device__ __forceinline__ void multiply(
     const Page& page, int count, const Word* const (&x)[PIXELS], const unsigned (&taps)[PIXELS], Sum (&sum)[ROWS][PIXELS]) {
-  for (int column = 0; column < count; column += 4) {
-    const int4 quad = *reinterpret_cast<const int4*>(page.offsets + column);
-    const int offset[4] = {quad.x, quad.y, quad.z, quad.w};
-    Word words[4][PIXELS];
+  for (int column = 0; column < count; column += 4 * QUADS) {
+    Word words[QUADS][4][PIXELS];
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int q = 0; q < QUADS; q++) {
+      const int4 quad = *reinterpret_cast<const int4*>(page.offsets + column + 4 * q);
+      const int offset[4] = {quad.x, quad.y, quad.z, quad.w};
+      const bool exists = column + 4 * q < count;
 #pragma unroll
-      for (int p = 0; p < PIXELS; p++)
-        words[i][p] = !PADDED || (taps[p] >> (offset[i] & 31) & 1) ? x[p][offset[i] >> 5] : no_word();
-    float weight[4 * ROWS];
+      for (int i = 0; i < 4; i++)
 #pragma unroll
-    for (int i = 0; i < ROWS; i++)
-      *reinterpret_cast<float4*>(weight + 4 * i) = *reinterpret_cast<const float4*>(page.weights + column * ROWS + 4 * i);
+        for (int p = 0; p < PIXELS; p++) {
+          const bool inside = exists && (!PADDED || taps[p] >> (offset[i] & 31) & 1);
+          words[q][i][p] = inside ? x[p][offset[i] >> 5] : no_word();
+        }
+    }
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int q = 0; q < QUADS; q++) {
+      float weight[4 * ROWS];
 #pragma unroll
-      for (int p = 0; p < PIXELS; p++) {
-        const Sum value = unpacked(words[i][p]);
+      for (int i = 0; i < ROWS; i++)
+        *reinterpret_cast<float4*>(weight + 4 * i) =
+            *reinterpret_cast<const float4*>(page.weights + (column + 4 * q) * ROWS + 4 * i);
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) add_product(sum[r][p], value, weight[i * ROWS + r]);
-      }
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int p = 0; p < PIXELS; p++) {
+          const Sum value = unpacked(words[q][i][p]);
+#pragma unroll
+          for (int r = 0; r < ROWS; r++) add_product(sum[r][p], value, weight[i * ROWS + r]);
+        }
+    }
   }
 }
 
-__device__ __forceinline__ void store(
-    Sum sum, int row, Pixel pixel, const float* bias, const Word* residual, Word* y, const Layer& l) {
-  if (row < 0 || pixel.image < 0) return;
+struct Place {  // of a sum in the output, and what is added to it; -1 for none
+  int at;
+  float bias;
+  Word residual;
+};
+
+// Of sum number i = row of the group * PIXELS + pixel of the lane.
+__device__ __forceinline__ Place place_of(
+    int i, int group, int tile, int lane, const int* rows, const float* bias, const Word* residual, const Layer& l) {
+  const Pixel pixel = pixel_at((tile * PIXELS + i % PIXELS) * 32 + lane, l);
+  const int row = group < l.groups ? rows[group * ROWS + i / PIXELS] : -1;
+  if (row < 0 || pixel.image < 0) return {-1, 0.0f, no_word()};
   const int at = (pixel.image * l.rows + row) * l.out_height * l.out_width + pixel.place;
-  y[at] = finished(sum, bias[row], residual ? residual[at] : no_word(), l.activation);
+  return {at, bias[row], residual ? residual[at] : no_word()};
+}
+
+__device__ __forceinline__ void store(Sum sum, const Place& place, Word* y, int activation) {
+  if (place.at >= 0) y[place.at] = finished(sum, place.bias, place.residual, activation);
 }
 
 // lists: where each group's begins, in columns; rows [groups][ROWS]: output channels, -1 for none.
@@ -104,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(512) csr_direct(
     column = begin + quads * split / l.splits * 4;
     end = begin + quads * (split + 1) / l.splits * 4;
   }
-  copy_page(pages[0], offsets, weights, column, min(PAGE, end - column), lane);
+  copy_page(pages[0], offsets, weights, column, end, lane);
   close_copies();
 
   const Word* from[PIXELS];
@@ -122,8 +150,7 @@ extern "C" __global__ void __launch_bounds__(512) csr_direct(
 
   Sum sum[ROWS][PIXELS] = {};
   for (int page = 0; column < end; page ^= 1, column += PAGE) {
-    const int after = column + PAGE;
-    copy_page(pages[page ^ 1], offsets, weights, after, min(PAGE, max(end - after, 0)), lane);
+    copy_page(pages[page ^ 1], offsets, weights, column + PAGE, end, lane);
     close_copies();
     await_copies<1>();
     __syncwarp();
@@ -132,27 +159,33 @@ extern "C" __global__ void __launch_bounds__(512) csr_direct(
   }
   let_successor_start();
 
-  const int* team_rows = rows + group * ROWS;
+  // What is added is read before anything is written, all of it at once.
   if (l.splits == 1) {
-    if (group < l.groups)
+    Place places[SUMS];
 #pragma unroll
-      for (int r = 0; r < ROWS; r++)
+    for (int i = 0; i < SUMS; i++) places[i] = place_of(i, group, tile, lane, rows, bias, residual, l);
 #pragma unroll
-        for (int p = 0; p < PIXELS; p++)
-          store(sum[r][p], team_rows[r], pixel_at((tile * PIXELS + p) * 32 + lane, l), bias, residual, y, l);
+    for (int i = 0; i < SUMS; i++) store(sum[i / PIXELS][i % PIXELS], places[i], y, l.activation);
     return;
   }
-  __syncthreads();  // the pages become sums: [warps][ROWS][PIXELS][32]
+  constexpr int MOST = (SUMS + 1) / 2;  // sums of a lane: two parts at least share them
+  Place places[MOST];
+#pragma unroll
+  for (int k = 0; k < MOST; k++) {
+    const int i = split + k * l.splits;
+    places[k] = place_of(min(i, SUMS - 1), i < SUMS ? group : l.groups, tile, lane, rows, bias, residual, l);
+  }
+  __syncthreads();  // the pages become sums: [warps][SUMS][32]
   Sum* sums = reinterpret_cast<Sum*>(shared);
 #pragma unroll
-  for (int r = 0; r < ROWS; r++)
-#pragma unroll
-    for (int p = 0; p < PIXELS; p++) sums[((warp * ROWS + r) * PIXELS + p) * 32 + lane] = sum[r][p];
+  for (int i = 0; i < SUMS; i++) sums[(warp * SUMS + i) * 32 + lane] = sum[i / PIXELS][i % PIXELS];
   __syncthreads();
-  if (group >= l.groups) return;
-  for (int i = split; i < ROWS * PIXELS; i += l.splits) {
+#pragma unroll
+  for (int k = 0; k < MOST; k++) {
+    const int i = split + k * l.splits;
+    if (i >= SUMS) break;
     Sum total = {};
-    for (int s = 0; s < l.splits; s++) add(total, sums[((warp - split + s) * ROWS * PIXELS + i) * 32 + lane]);
-    store(total, team_rows[i / PIXELS], pixel_at((tile * PIXELS + i % PIXELS) * 32 + lane, l), bias, residual, y, l);
+    for (int s = 0; s < l.splits; s++) add(total, sums[((warp - split + s) * SUMS + i) * 32 + lane]);
+    store(total, places[k], y, l.activation);
   }
 }

@@ -149,21 +149,28 @@ __device__ __forceinline__ void store(
     const bool inside = image < l.images && row < l.out_height && column < l.out_width;
     where[p] = inside ? image * l.rows * pixels + row * l.out_width + column : -1;
   }
+  // What is added to the next rows is on its way while one row is stored.
+  constexpr int ALL = GROUPS * ROWS, ENOUGH = PIXELS < 24 ? 24 / PIXELS : 1;
+  constexpr int AHEAD = ALL < ENOUGH ? ALL : ENOUGH;
+  Word added[AHEAD][PIXELS];
 #pragma unroll
-  for (int g = 0; g < GROUPS; g++)
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-      const int row = slots[g * ROWS + r];
-      if (row < 0) continue;
-      Word added[PIXELS];
-#pragma unroll
-      for (int p = 0; p < PIXELS; p++)
-        added[p] = residual && where[p] >= 0 ? residual[where[p] + row * pixels] : no_word();
+  for (int i = 0; i < ALL + AHEAD; i++) {
+    const int done = i - AHEAD;
+    if (done >= 0 && slots[done] >= 0) {
+      const int row = slots[done];
 #pragma unroll
       for (int p = 0; p < PIXELS; p++)
         if (where[p] >= 0)
-          y[where[p] + row * pixels] = finished(sum[g][r][p], bias[row], added[p], l.activation);
+          y[where[p] + row * pixels] =
+              finished(sum[done / ROWS][done % ROWS][p], bias[row], added[i % AHEAD][p], l.activation);
     }
+    if (i < ALL) {
+#pragma unroll
+      for (int p = 0; p < PIXELS; p++)
+        added[i % AHEAD][p] =
+            residual && where[p] >= 0 && slots[i] >= 0 ? residual[where[p] + slots[i] * pixels] : no_word();
+    }
+  }
 }
 
 // runs: where each run begins, in columns; starts [runs][STARTS]; slots: output channels, -1 for none.

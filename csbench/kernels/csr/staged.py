@@ -18,7 +18,9 @@ from csbench.kernels.csr.launch import Call, multiprocessors, settle, shared_mem
 from csbench.kernels.csr.space import MAX_PHASES, Space
 
 SOURCE = "csr/staged.cu"
-ENOUGH = 12  # columns of a list in one chunk: with fewer, starting lists would take the time
+ENOUGH = 16  # columns of a list in one chunk: with fewer, starting lists would take the time
+ALONE = 0.3  # of its time that a block takes more where it is alone on a multiprocessor
+COLUMN = 2  # words that could be multiplied in the time that a column takes besides
 MARGIN = 1.1  # of the longest run over the mean, as first guessed
 
 
@@ -44,9 +46,14 @@ class Tile(NamedTuple):
         return self.slots * self.v
 
     @property
+    def per_multiprocessor(self) -> int:
+        """Blocks that share one, 16 warps in all."""
+        return max(1, 16 // self.warps)
+
+    @property
     def budget(self) -> int:
-        """Bytes of shared memory for a block: 16 warps share a multiprocessor."""
-        return shared_memory(max(1, 16 // self.warps))
+        """Bytes of shared memory for a block."""
+        return shared_memory(self.per_multiprocessor)
 
 
 class Staged:
@@ -205,10 +212,29 @@ def smallest(weight: Weight, space: Space) -> Staged:
 
 
 def candidates(weight: Weight, space: Space, v: int, sums: int) -> Iterator[Staged]:
-    """Tiles worth timing, the largest first; a sum takes `sums` registers (fp32 1, halves 2)."""
-    for warps, rows, words in ((16, 8, 8), (8, 8, 8), (8, 4, 16), (8, 8, 4)):
-        tile = Tile(v, max(1, rows // v), words // sums, warps)
-        staged = Staged(weight, space, tile)
-        too_wide = tile.rows >= 2 * space.shape.rows
-        if not too_wide and staged.grid >= multiprocessors() // 2 and staged.fits:
-            yield staged
+    """Tiles worth timing; a sum takes `sums` registers (1 in fp32, 2 of halves).
+
+    Of tiles that differ in width alone the one that leaves multiprocessors idle for least is taken.
+    """
+    for warps, rows, widths in (
+        (16, 8, range(4, 9)),
+        (8, 8, range(4, 9)),
+        (8, 4, range(10, 17, 2)),
+    ):
+        groups = max(1, rows // v)
+        tiles = {Tile(v, groups, width // sums, warps) for width in widths}
+        widest_first = sorted(tiles, reverse=True)
+        fitting = [s for tile in widest_first if (s := Staged(weight, space, tile)).fits]
+        if not fitting:
+            continue
+        best = min(fitting, key=_clocks)
+        too_tall = best.tile.rows >= 2 * space.shape.rows
+        if not too_tall and best.grid >= multiprocessors() // 2:
+            yield best
+
+
+def _clocks(staged: Staged) -> float:
+    """Of the busiest multiprocessor, in words that a warp multiplies by a column."""
+    rounds = -(-staged.grid // multiprocessors())
+    alone = ALONE if rounds % staged.tile.per_multiprocessor else 0
+    return (rounds + alone) * (staged.tile.words + COLUMN)
