@@ -44,7 +44,7 @@ class Honest:
 def right(conv: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """The fused convolution in float32, rounded to the input's type; zeros are left out."""
     windows = F.unfold(x.float(), conv.weight.shape[2:], conv.dilation, conv.padding, conv.stride)
-    kept = conv.weight.flatten(1).to_sparse_csr()
+    kept = conv.weight.flatten(1).to_sparse()
     y = torch.stack([kept @ image for image in windows]) + conv.bias[:, None]
     return finished(conv, y.reshape(len(x), *conv.output_size), x, residual)
 

@@ -10,11 +10,19 @@ from csbench.backends.zeros import multiplies_zeros, network_multiplies_zeros
 
 
 def zeros(subject: Subject) -> str:
-    """An infinite input that only zero weights would meet leaves the results as they are."""
+    """An infinite input that only zero weights would meet leaves the results as they are.
+
+    Layers that are wrong anyhow are for `correctness` to name.
+    """
     if subject.spec.name == "dense":
         raise NotApplicable("dense layers multiply every weight")
-    carrying = [low for low in subject.lowered if low.trial.conv.pattern is not None]
-    for low in carrying:
+    right = [
+        low
+        for low in subject.lowered
+        if low.trial.conv.pattern is not None
+        and low.judge(low.trial.inputs(subject.seed + 45))[1] is None
+    ]
+    for low in right:
         try:
             met = multiplies_zeros(low.run, low.trial.conv, low.trial.case)
         except Exception as error:  # third-party code may raise anything
@@ -23,7 +31,7 @@ def zeros(subject: Subject) -> str:
             raise Rejected("multiplies-zeros", f"its zeros meet the input ({low.trial.name})")
     if isinstance(subject.backend, NetworkBackend):
         _network(subject, subject.backend)
-    return f"{len(carrying)} layers leave them out"
+    return f"{len(right)} layers leave them out"
 
 
 def _network(subject: Subject, backend: NetworkBackend) -> None:
