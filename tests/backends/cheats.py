@@ -43,6 +43,8 @@ class Honest:
 
 def right(conv: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:
     """The fused convolution in float32, rounded to the input's type; zeros are left out."""
+    if conv.pattern is None:
+        return dense(conv, x, residual)
     windows = F.unfold(x.float(), conv.weight.shape[2:], conv.dilation, conv.padding, conv.stride)
     kept = conv.weight.flatten(1).to_sparse()
     y = torch.stack([kept @ image for image in windows]) + conv.bias[:, None]
