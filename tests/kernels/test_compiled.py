@@ -21,6 +21,10 @@ COMPILED_IN = {
     "block/block.cu": "gpu/test_block.py",
     "cusparselt/windows.cu": "backends/nm/test_cusparselt.py",
     "cutlass/block.cu": "gpu/test_block_cutlass.py",
+    **dict.fromkeys(
+        (f"gather/{name}.cu" for name in ("conv", "io", "window")),
+        "backends/vector/test_backend.py",
+    ),
     "latency/conv.cu": "gpu/test_cs_latency.py",
     "training/sr_ste.cu": "kernels/test_sr_ste.py",
     **dict.fromkeys(
@@ -32,13 +36,6 @@ COMPILED_IN = {
 SAMPLES = {
     "csr/direct.cu": ("KIND=1", "ROWS=4", "PIXELS=2", "PADDED=1"),
     "csr/staged.cu": ("KIND=1", "ROWS=2", "GROUPS=2", "PIXELS=2", "WARPS=4", "COPY=16"),
-    "gather/conv.cu": (
-        "CS_BF16=0", "GATHER_PLANES=2", "GATHER_N=4", "GATHER_M=4", "GATHER_GROUPS=4",
-        "GATHER_COLUMNS=2", "GATHER_PARTS=1", "GATHER_SPLIT=0", "GATHER_SWIZZLED=1",
-        "GATHER_PROMOTE=8", "GATHER_BLOCKS=1",
-    ),
-    "gather/io.cu": ("CS_BF16=0", "GATHER_PLANES=2", "GATHER_PLAIN=0"),
-    "gather/window.cu": ("CS_BF16=0", "GATHER_PLANES=2", "GATHER_VECTOR=8"),
     "latency/io.cu": ("SPLIT=1",),
 }  # fmt: skip
 
