@@ -55,7 +55,8 @@ def why_not_at_all(conv: Conv, images: int) -> str | None:
         return f"the copy engine takes strides to {MAX_STRIDE} and windows to {MAX_OFFSET} pixels"
     s = shape_of(conv, images)
     widened = s.cin * s.input.columns * (1 if s.input.along_images else s.kernel[1])
-    if max(widened, s.cout * s.output.columns, 64 * prod(geometry(s).blocks)) > MAX_ELEMENTS:
+    numbers = max(widened, s.cout * s.output.columns, 64 * prod(geometry(s).blocks))
+    if max(numbers, 8 * conv.weight.numel()) > MAX_ELEMENTS:
         return f"the kernel addresses 2^31 numbers; this layer at batch {images} has more"
     return None
 

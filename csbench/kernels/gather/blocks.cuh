@@ -30,26 +30,21 @@ __device__ __forceinline__ void first_column(const int (&blocks)[3], const int (
   for (int d = 0; d < 4; ++d) x[d] *= step[d];
 }
 
-// Where eight neighbouring columns are stored.
-struct Place {
-  int at;  // elements from the channel's first column
-  bool inside;
-};
-
-__device__ __forceinline__ Place place_of(const int (&blocks)[3], const int (&box)[4],
-                                          const int (&size)[4], const int (&stride)[4], int block,
-                                          int chunk) {
-  int i[4];
+// Where eight neighbouring columns are stored: elements from the channel's first; -1 outside.
+__device__ __forceinline__ int place_of(const int (&blocks)[3], const int (&box)[4],
+                                        const int (&size)[4], const int (&stride)[4], int block,
+                                        int chunk) {
+  int i[4], place = 0;
+  bool inside = true;
   split_block(blocks, block, i);
-  Place place = {0, true};
 #pragma unroll
   for (int d = 0; d < 4; ++d) {
     const int width = d ? box[d] : box[0] / 8;  // in chunks, of which the first dimension has eight
     const int within = chunk % width;
     chunk /= width;
     const int o = i[d] * box[d] + (d ? within : within * 8);
-    place.inside &= o < size[d];
-    place.at += o * stride[d];
+    inside &= o < size[d];
+    place += o * stride[d];
   }
-  return place;
+  return inside ? place : -1;
 }

@@ -20,7 +20,8 @@
 // Set by -D: CS_BF16, GATHER_ PLANES, N (n8 tiles of a unit), M (m16 tiles of a warp), GROUPS
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), PROMOTE (k-steps between
-// additions outside the tensor core, which rounds toward zero; 0: never), BLOCKS (a processor).
+// additions outside the tensor core, which rounds toward zero; 0: never), BLOCKS (a processor),
+// AHEAD (records on their way while one is multiplied, 1 or 2).
 #include "gather/blocks.cuh"
 
 constexpr int kPlanes = GATHER_PLANES, kN = GATHER_N, kM = GATHER_M;
@@ -63,8 +64,15 @@ struct Pointers {
 // Who a warp is, and what it works on in every tile.
 struct Me {
   int group, along, part, lane, rank, unit;
-  u32 ring, full, empty, scratch;
-  int channel;  // where the output channel of row `lane` begins, -1: none
+  u32 ring, scratch;  // in shared memory: stages, this warp's results
+  int channel;        // where the output channel of row `lane` begins, -1: none
+
+  __device__ __forceinline__ u32 full(const Shape& s, int slot) const {
+    return ring + s.barriers + 8 * slot;
+  }
+  __device__ __forceinline__ u32 empty(const Shape& s, int slot) const {
+    return full(s, s.slots + slot);
+  }
 };
 
 // K is dealt to parts of a block and blocks of a cluster as runs of stages.
@@ -78,18 +86,23 @@ __device__ __forceinline__ int first_stage(const Shape& s, int rank, int part) {
 
 // ---- copying: one warp fills the ring of stages, each lane one box (box, block of columns, plane)
 struct Feeder {
-  int tile, turn, turns, x[4];  // turns go through the parts, then through their stages
+  int tile, turn;  // turns go through the parts, then through their stages
   Ring ring;
 
   __device__ __forceinline__ Feeder(const Shape& s, const Me& me) {
     tile = blockIdx.x / s.ranks, turn = 0;
-    turns = GATHER_SPLIT ? (s.stages / (s.ranks * kParts) + 1) * kParts : s.stages;
-    locate(s, me);
+    if (threadIdx.x / 32 == GATHER_SPLIT * kWarps) locate(s, me);
   }
 
-  __device__ __forceinline__ void locate(const Shape& s, const Me& me) {
+  // Where the tile's blocks of columns begin: in shared memory, since all warps have its registers.
+  __device__ __forceinline__ u32 corner(const Shape& s, const Me& me) const {
+    return me.full(s, 2 * s.slots) + 16 * me.lane;
+  }
+  __device__ __forceinline__ void locate(const Shape& s, const Me& me) const {
     const int along = me.lane / kPlanes % kBlocks;
+    int x[4];
     first_column(s.blocks, s.step, tile / s.row_blocks * kBlocks + along, x);
+    store_ints(corner(s, me), make_int4(x[0], x[1], x[2], x[3]));
   }
 
   // Copies the next stage once its slot is free; false when there is none.
@@ -99,17 +112,20 @@ struct Feeder {
     const int part = turn % kParts, stage = first_stage(s, me.rank, part) + turn / kParts;
     if (stage < first_stage(s, me.rank, part + 1)) copy(high, low, boxes, s, me, stage);
     ring.advance(1, s.slots);
+    const int turns = GATHER_SPLIT ? (s.stages / (s.ranks * kParts) + 1) * kParts : s.stages;
     if (++turn == turns) {
       turn = 0, tile += gridDim.x / s.ranks;
-      locate(s, me);
-      if (tile >= s.tiles) start_next_kernel();
+      if (tile < s.tiles)
+        locate(s, me);
+      else
+        start_next_kernel();
     }
     return true;
   }
 
   __device__ __forceinline__ void copy(const TensorMap* high, const TensorMap* low,
                                        const int4* boxes, const Shape& s, const Me& me,
-                                       int stage) {
+                                       int stage) const {
     const int plane = me.lane % kPlanes, along = me.lane / kPlanes % kBlocks;
     const int box = me.lane / (kPlanes * kBlocks);
     const int present = min(s.boxes, s.total_boxes - stage * s.boxes);
@@ -117,13 +133,14 @@ struct Feeder {
                    ((along * kPlanes + plane) * s.boxes + box) * kBoxBytes;
     int4 at = make_int4(0, 0, 0, 0);
     if (box < present) at = __ldg(boxes + stage * s.boxes + box);
-    barrier_wait(me.empty + 8 * ring.slot, ring.phase ^ 1);
-    const u32 bar = me.full + 8 * ring.slot;
+    const int4 x = load_ints(corner(s, me));
+    barrier_wait(me.empty(s, ring.slot), ring.phase ^ 1);
+    const u32 bar = me.full(s, ring.slot);
     if (me.lane == 0) barrier_expect(bar, present * kBlocks * kPlanes * kBoxBytes);
     __syncwarp();
     if (box < present)
-      load_columns(to, plane ? low : high, x[0] + (short)at.x, x[1] + (at.x >> 16),
-                   x[2] + (short)at.y, x[3] + (at.y >> 16), at.z, bar);
+      load_columns(to, plane ? low : high, x.x + (short)at.x, x.y + (at.x >> 16),
+                   x.z + (short)at.y, x.w + (at.y >> 16), at.z, bar);
   }
 };
 
@@ -191,60 +208,93 @@ __device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& 
   }
 }
 
-// The records of a warp: one after another, and from the last back to the first.
+// The records of a warp, one after another and from the last back to the first: GATHER_AHEAD of
+// them are on their way. They take turns in `held`, which the unrolled loop in accumulate() follows,
+// so that no register is copied (a copy would wait for the load).
 struct Reader {
-  const unsigned char *first, *next;
-  Record now;
-  int stages;  // of this warp in every tile
+  static constexpr int kHeld = GATHER_AHEAD + 1;
+  u32 records, last, next;  // bytes from the first record: of a tile, and what is fetched next
+  Record held[kHeld];
+  int turn = 0;  // the one that comes next
+  int stages;    // of this warp in every tile
 
   __device__ __forceinline__ Reader(const Pointers& p, const Shape& s, const Me& me) {
-    const int from = first_stage(s, me.rank, me.part);
-    stages = first_stage(s, me.rank, me.part + 1) - from;
-    const int record = __ldg(p.starts + me.unit * (s.stages + 1) + from);
-    first = next = p.records + size_t(record) * kRecord;
-    if (stages) load_record(now, first, me.lane);
+    const int from = first_stage(s, me.rank, me.part), to = first_stage(s, me.rank, me.part + 1);
+    const int* starts = p.starts + me.unit * (s.stages + 1);
+    stages = to - from;
+    records = __ldg(starts + from) * kRecord, last = __ldg(starts + to) * kRecord - kRecord;
+    next = records;
+    if (stages)
+#pragma unroll
+      for (int i = 0; i < GATHER_AHEAD; ++i) fetch(held[i], p, me.lane);
+  }
+
+  __device__ __forceinline__ void fetch(Record& into, const Pointers& p, int lane) {
+    load_record(into, p.records + next, lane);
+    next = next == last ? records : next + kRecord;
   }
 };
 
 // This warp's stages of a tile into `sum`; `refill` is called before every stage.
 template <class Refill>
 __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& reader, Ring& ring,
-                                           const Shape& s, const Me& me, const Refill& refill) {
+                                           const Pointers& p, const Shape& s, const Me& me,
+                                           const Refill& refill) {
   const u32 plane_bytes = s.boxes * kBoxBytes, slot_bytes = kBlocks * kPlanes * plane_bytes;
 #pragma unroll
   for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] = 0.f;
+  if (!reader.stages) return;
 #if GATHER_PROMOTE
   float part[kM][kN][4] = {};
   int steps = 0;
 #else
   auto& part = sum;
 #endif
-  for (int left = reader.stages; left > 0; --left) {
-    const u32 pixels =
-        me.ring + ring.slot * slot_bytes + me.along * kHalves * kPlanes * plane_bytes;
-    refill();
-    barrier_wait(me.full + 8 * ring.slot, ring.phase);
-    u32 last;
-#pragma unroll 1
-    do {
-      last = reader.now.row >> 15;
-      reader.next = last && left == 1 ? reader.first : reader.next + kRecord;
-      Record ahead;
-      load_record(ahead, reader.next, me.lane);
-      multiply(part, reader.now, pixels, plane_bytes, me.lane);
-      reader.now = ahead;
+  int left = reader.stages;
+  bool starts = true;  // a stage
+  u32 pixels = 0;
+  // One k-step, while a later record is fetched; true at the end of the tile.
+  const auto step = [&](const Record& now, Record& later) {
+    if (starts) {
+      refill();
+      pixels = me.ring + ring.slot * slot_bytes + me.along * kHalves * kPlanes * plane_bytes;
+      barrier_wait(me.full(s, ring.slot), ring.phase);
+    }
+    starts = now.row >> 15;  // the next step does
+    reader.fetch(later, p, me.lane);
+    multiply(part, now, pixels, plane_bytes, me.lane);
 #if GATHER_PROMOTE
-      if (++steps == GATHER_PROMOTE) {
-        steps = 0;
+    if (++steps == GATHER_PROMOTE) {
+      steps = 0;
 #pragma unroll
-        for (int i = 0; i < kM * kN * 4; ++i)
-          (&sum[0][0][0])[i] += (&part[0][0][0])[i], (&part[0][0][0])[i] = 0.f;
-      }
+      for (int i = 0; i < kM * kN * 4; ++i)
+        (&sum[0][0][0])[i] += (&part[0][0][0])[i], (&part[0][0][0])[i] = 0.f;
+    }
 #endif
-    } while (!last);
+    if (!starts) return false;
     __syncwarp();
-    if (me.lane == 0) barrier_arrive(me.empty + 8 * ring.slot);
+    if (me.lane == 0) barrier_arrive(me.empty(s, ring.slot));
     ring.advance(kParts, s.slots);
+    return --left == 0;
+  };
+  constexpr int kHeld = Reader::kHeld;
+  Record(&held)[kHeld] = reader.held;
+  switch (reader.turn) {
+    while (true) {
+      case 0:
+        reader.turn = 1;
+        if (step(held[0], held[kHeld - 1])) break;
+#if GATHER_AHEAD == 2
+        [[fallthrough]];
+      case 1:
+        reader.turn = 2;
+        if (step(held[1], held[0])) break;
+#endif
+        [[fallthrough]];
+      default:
+        reader.turn = 0;
+        if (step(held[kHeld - 1], held[kHeld - 2])) break;
+    }
   }
 #if GATHER_PROMOTE
 #pragma unroll
@@ -271,16 +321,16 @@ struct Sixteen {  // bytes of the output: eight columns of a channel
 };
 
 __device__ __forceinline__ Sixteen sixteen_of(const Shape& s, const Me& me, u32 scratch, int half,
-                                              int turn, const Place& place) {
+                                              int turn, int place) {
   const int row = turn * 4 + me.lane / 8, chunk = me.lane % 8;
   const int channel = __shfl_sync(0xffffffffu, me.channel, row);
   const int piece = (half * 2 + chunk / 4) * kN + row / 8;
-  return {place.inside && channel >= 0 && mine(s, me, piece), channel + place.at,
+  return {place >= 0 && channel >= 0 && mine(s, me, piece), channel + place,
           scratch + half * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4)};
 }
 
 __device__ __forceinline__ void fetch_residual(const Pointers& p, const Shape& s, const Me& me,
-                                               u32 scratch, const Place (&places)[kHalves]) {
+                                               u32 scratch, const int (&places)[kHalves]) {
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
 #pragma unroll
@@ -341,7 +391,7 @@ __device__ __forceinline__ float2 two_of(const float* values, const Me& me, int 
 }
 
 __device__ __forceinline__ void store(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
-                                      const Place (&places)[kHalves]) {
+                                      const int (&places)[kHalves]) {
   __syncwarp();
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
@@ -401,22 +451,21 @@ __device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& 
 #else
 __device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const Pointers& p,
                                            const Shape& s, const Me& me, u32 scratch) {
-  float2 scale[kN], bias[kN];
 #pragma unroll
-  for (int n = 0; n < kN; ++n) scale[n] = two_of(p.scale, me, n), bias[n] = two_of(p.bias, me, n);
+  for (int n = 0; n < kN; ++n) {
+    const float2 scale = two_of(p.scale, me, n), bias = two_of(p.bias, me, n);
 #pragma unroll
-  for (int pair = 0; pair < kM / 2; ++pair)
-#pragma unroll
-    for (int n = 0; n < kN; ++n) {
+    for (int pair = 0; pair < kM / 2; ++pair) {
       float flat[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) flat[i] = sum[pair * 2 + i / 4][n][i % 4];
-      finish(p, s, me, scratch, pair, n, flat, scale[n], bias[n]);
+      finish(p, s, me, scratch, pair, n, flat, scale, bias);
     }
+  }
 }
 #endif
 
-__device__ __forceinline__ void locate(Place (&places)[kHalves], const Shape& s, const Me& me,
+__device__ __forceinline__ void locate(int (&places)[kHalves], const Shape& s, const Me& me,
                                        int tile) {
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
@@ -433,18 +482,18 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
   const int stride = gridDim.x / s.ranks;
   int tile = blockIdx.x / s.ranks;
   u32 scratch = me.scratch, other = me.scratch + s.scratch_step;
-  Place places[kHalves];
+  int places[kHalves];
   locate(places, s, me, tile);
   if (p.residual) fetch_residual(p, s, me, scratch, places), commit_async_copies();
   for (; tile < s.tiles; tile += stride) {
-    Place next[kHalves];
+    int next[kHalves];
     if (tile + stride < s.tiles) locate(next, s, me, tile + stride);
     if (p.residual) {
       if (tile + stride < s.tiles) fetch_residual(p, s, me, other, next);
       commit_async_copies();
     }
     float sum[kM][kN][4];
-    accumulate(sum, reader, ring, s, me, refill);
+    accumulate(sum, reader, ring, p, s, me, refill);
     if (p.residual) wait_async_copies_but_one();
     __syncwarp();
 #if GATHER_SPLIT
@@ -470,7 +519,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
   me.part = GATHER_SPLIT ? warp / (kGroups * kWarpsAlong) : 0;
   me.ring = (shared_address(memory) + 1023) & ~1023u;
-  me.full = me.ring + s.barriers, me.empty = me.full + 8 * s.slots;
   me.scratch = me.ring + s.scratch + (me.along * kGroups + me.group) * kHalves * kScratchHalf;
   // Groups past the last unit do its work once more, and store nothing.
   const int unit = blockIdx.x / s.ranks % s.row_blocks * kGroups + me.group;
@@ -480,8 +528,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < s.slots; ++i) {
-      barrier_init(me.full + 8 * i, 1);
-      barrier_init(me.empty + 8 * i, kGroups * kWarpsAlong);
+      barrier_init(me.full(s, i), 1);
+      barrier_init(me.empty(s, i), kGroups * kWarpsAlong);
     }
     fence_barrier_init();
   }

@@ -26,7 +26,8 @@ class Kind(NamedTuple):
 class Tile(NamedTuple):
     """A block: units x warps along columns x warps along K; a warp has m tiles of 16 columns.
 
-    `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor.
+    `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor;
+    `ahead` records of a warp are on their way while one is multiplied.
     """
 
     unit: int
@@ -37,6 +38,7 @@ class Tile(NamedTuple):
     split: bool
     promote: int
     blocks: int
+    ahead: int
 
     @property
     def warps(self) -> int:
@@ -82,14 +84,14 @@ class Plan(NamedTuple):
         return self.scratch(kind) + self.buffers * self.scratch_bytes(kind)
 
     def shared(self, kind: Kind) -> int:
-        return 1024 + self.barriers(kind) + 16 * self.slots
+        return 1024 + self.barriers(kind) + 16 * (self.slots + _LANES)  # and a corner a lane
 
     def __str__(self) -> str:
         t = self.tile
         k = f", K by {self.ranks} x {t.parts}" if t.split else ""
         return (
             f"{t.groups * t.unit}x{t.along * t.m * 16}, {t.warps} warps{k}, "
-            f"{self.slots} stages of {self.boxes}, {t.blocks} a processor"
+            f"{self.slots} stages of {self.boxes}, {t.ahead} ahead, {t.blocks} a processor"
         )
 
 
@@ -136,7 +138,8 @@ def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
 
 def _smallest(kind: Kind, load: Load) -> dict[str, Plan]:
     """For a layer that fills no device: a block for every unit and 64 columns."""
-    made = plan(kind, Tile(load.unit, 4, 1, 1, 1, False, _promote(kind), 1), 1, 1, load.residual)
+    tile = Tile(load.unit, 4, 1, 1, 1, False, _promote(kind), 1, 1)
+    made = plan(kind, tile, 1, 1, load.residual)
     assert made is not None
     return {str(made): made}
 
@@ -162,7 +165,14 @@ def _promote(kind: Kind) -> int:
 
 
 def _tiles(kind: Kind, load: Load) -> Iterator[tuple[Tile, int]]:
-    """Shapes by units x warps along columns; more columns a warp where units are small.
+    """Tiles, and the blocks of a cluster."""
+    yield from ((tile, 1) for tile in _whole(kind, load))
+    for ranks in (1, 2, 4, 8):
+        yield from ((tile, ranks) for tile in _split(kind, load, ranks))
+
+
+def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
+    """Every block takes all of K. More columns a warp where units are small.
 
     Eight warps a processor have 255 registers each, sixteen half of it.
     """
@@ -170,17 +180,27 @@ def _tiles(kind: Kind, load: Load) -> Iterator[tuple[Tile, int]]:
     m = 4 if load.unit == 32 else 8
     warps = 8 if sums * m > 16 else 16
     for groups, along in ((4, 2), (8, 1), (2, 4), (2, 2), (4, 1), (1, 4), (2, 1), (1, 1)):
-        if groups <= max(1, load.units):
+        for ahead in (1,) if kind.planes == 2 else (1, 2) if groups * along == 8 else (2,):
             blocks = min(4, warps // (groups * along))
-            yield Tile(load.unit, m, groups, along, 1, False, _promote(kind), blocks), 1
+            if groups <= max(1, load.units):
+                yield Tile(load.unit, m, groups, along, 1, False, _promote(kind), blocks, ahead)
     if kind.planes == 1 and load.unit == 32:
         for groups, along in ((4, 1), (8, 1), (4, 2), (2, 2)):
             if groups <= load.units:
-                yield Tile(load.unit, 8, groups, along, 1, False, 0, 8 // (groups * along)), 1
+                blocks = 8 // (groups * along)
+                yield Tile(load.unit, 8, groups, along, 1, False, 0, blocks, 2)
+
+
+def _split(kind: Kind, load: Load, ranks: int) -> Iterator[Tile]:
+    """K is dealt to the warps of a block and to the blocks of a cluster."""
+    steps = load.total_boxes * load.density * 64 / STEP  # of a unit
     for groups, parts in ((1, 4), (1, 8), (2, 4), (4, 2), (4, 1), (2, 1), (1, 1)):
-        if groups <= max(1, load.units):
-            for ranks in (1, 2, 4, 8):
-                yield Tile(load.unit, 4, groups, 1, parts, True, _promote(kind), 1), ranks
+        short = steps <= 1.5 * PROMOTE * ranks * parts
+        promote = 0 if short else _promote(kind)
+        # Two sets of sums need more registers than nine warps have.
+        if groups <= max(1, load.units) and not (promote and groups * parts > 4):
+            ahead = 1 if kind.planes == 2 else 2
+            yield Tile(load.unit, 4, groups, 1, parts, True, promote, 1, ahead)
 
 
 def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:
@@ -189,6 +209,7 @@ def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:
         "PLANES": kind.planes, "N": tile.unit // 8, "M": tile.m, "GROUPS": tile.groups,
         "COLUMNS": tile.along, "PARTS": tile.parts, "SPLIT": int(tile.split),
         "SWIZZLED": int(swizzled), "PROMOTE": tile.promote, "BLOCKS": tile.blocks,
+        "AHEAD": tile.ahead,
     }  # fmt: skip
     named = (f"-DGATHER_{name}={value}" for name, value in values.items())
     return (f"-DCS_BF16={int(kind.bf16)}", *named)

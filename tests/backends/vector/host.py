@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from ctypes import c_int, c_longlong, c_ubyte, c_uint16, c_uint32, c_void_p
+from ctypes import c_int, c_longlong, c_ubyte, c_uint16, c_void_p
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from csbench.kernels import nvrtc
 from csbench.kernels.driver import _value
@@ -35,7 +37,7 @@ class _Map(ctypes.Structure):
 
 
 class FakeDriver:
-    """Writes tensor maps that the host's copy engine understands; checks what the real one would."""
+    """Writes tensor maps for the host's copy engine, and refuses what the real driver refuses."""
 
     def cuTensorMapEncodeTiled(  # noqa: N802
         self, into: Any, dtype: int, rank: int, base: c_void_p, extent: Any, stride: Any, box: Any,
@@ -59,8 +61,9 @@ class FakeDriver:
 class FakeKernel:
     """Stands for driver.Kernel; grids of clusters run one after another."""
 
-    def __init__(self, file: str, options: Sequence[str], name: str) -> None:
-        self._run = _compiled(file, tuple(options), name)
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        run.argtypes, run.restype = [c_int, c_int, c_int, c_int, c_void_p], None
 
     def prepare(self, **_: Any) -> FakeKernel:
         return self
@@ -75,11 +78,13 @@ class FakeKernel:
 
 
 class FakeModule:
+    """Stands for driver.Module."""
+
     def __init__(self, file: str, options: Sequence[str]) -> None:
-        self.file, self.options = file, options
+        self._library = _compiled(file, tuple(options))
 
     def kernel(self, name: str) -> FakeKernel:
-        return FakeKernel(self.file, self.options, name)
+        return FakeKernel(getattr(self._library, f"run_{name}"))
 
 
 def install(patch: pytest.MonkeyPatch, processors: int) -> None:
@@ -91,31 +96,26 @@ def install(patch: pytest.MonkeyPatch, processors: int) -> None:
     patch.setattr(nvrtc, "load", load)
     patch.setattr(nvrtc, "driver", FakeDriver)
     patch.setattr(launch, "processors", lambda _: processors)
+    patch.setattr(torch.cuda, "current_device", lambda: 0)
 
 
 @functools.cache
-def _compiled(file: str, options: tuple[str, ...], name: str) -> Any:
-    sources = [*HOST.rglob("*.*"), *(KERNELS / "gather").glob("*.cu*")]
-    key = hashlib.sha256("".join(f.read_text() for f in sorted(sources)).encode())
-    key.update(repr((file, options, name)).encode())
-    target = _folder() / f"{key.hexdigest()[:24]}.so"
-    if not target.exists():
-        done = subprocess.run(
-            ["g++", "-O1", "-std=c++17", "-w", "-shared", "-fPIC", "-U_FORTIFY_SOURCE",
-             f"-I{HOST}", f"-I{KERNELS}", *options, f'-DHOST_FILE="{file}"',
-             f"-DHOST_KERNEL={name}", "-o", target, HOST / "kernel.cpp"],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    run = ctypes.CDLL(str(target)).run
-    run.argtypes = [c_int, c_int, c_int, c_int, c_void_p]
-    run.restype = None
-    return run
+def _compiled(file: str, options: tuple[str, ...]) -> ctypes.CDLL:
+    names = re.findall(
+        r'extern "C" __global__ void (?:__launch\S+ \S+\s+)?(\w+)\(', nvrtc.source(file)
+    )
+    target = _folder() / f"{hashlib.sha256(repr((file, options)).encode()).hexdigest()[:16]}.so"
+    done = subprocess.run(
+        ["g++", "-O1", "-std=c++17", "-w", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", f"-I{HOST}",
+         f"-I{KERNELS}", *options, f'-DHOST_FILE="{file}"',
+         f"-DHOST_KERNELS={''.join(f'ENTRY({name}) ' for name in names)}", "-o", target,
+         HOST / "kernels.cpp"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(target))
 
 
 @functools.cache
 def _folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="csbench-host-"))
-
-
-assert ctypes.sizeof(_Map) <= 128 and c_uint32  # a tensor map has 128 bytes

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from csbench.backends.vector.layer import shape_of
+from csbench.core.pattern import parse
 from csbench.graph.program import Activation, Conv, output_hw
-
-shape = shape_of
+from csbench.kernels.gather.pack import Units, from_dense, from_vectors
+from csbench.sparse.patterns import for_spec
 
 
 def layer(
@@ -24,3 +25,12 @@ def layer(
         dilation=pair[3], groups=groups, activation=activation, residual=residual,
         input_size=(cin, *size), output_size=(cout, *output_hw(size, *pair)),
     )  # fmt: skip
+
+
+def units_of(weight: Tensor, spec: str) -> tuple[Tensor, Units]:
+    """The pruned weight and its units."""
+    if spec == "dense":
+        return weight, from_dense(weight)
+    pattern = for_spec(parse(spec))
+    weight = weight * pattern.mask(weight)
+    return weight, from_vectors(pattern.pack(weight))

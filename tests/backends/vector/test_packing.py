@@ -1,58 +1,32 @@
-"""Packed weights, boxes and places of the gather kernels, by an emulation of the kernel."""
+"""Packed weights of the gather kernels hold every weight once, where ldmatrix finds its row."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from csbench.core.pattern import parse
-from csbench.graph import reference
-from csbench.kernels.gather.geometry import geometry
-from csbench.kernels.gather.pack import Units, from_dense, from_vectors, pack, scaled
+from csbench.kernels.gather.pack import STAGE_ENDS, Packed, from_dense, from_vectors, pack, scaled
 from csbench.sparse.patterns import for_spec
-from tests.backends.vector import emulation
-from tests.backends.vector.shapes import layer, shape
-
-SHAPES = {
-    "1x1": layer(64, 32, (3, 2)),
-    "3x3": layer(70, 40, (4, 5), kernel=3),
-    "3x3 stride 2": layer(24, 16, (7, 6), kernel=3, stride=2),
-    "1x1 stride 3": layer(16, 32, (7, 8), stride=3),
-    "dilated": layer(8, 24, (6, 7), kernel=3, dilation=2),
-    "unpadded": layer(130, 16, (3, 4), kernel=3, padding=0),
-}
+from tests.backends.vector.shapes import units_of
 
 
-def units_of(weight: Tensor, spec: str) -> tuple[Tensor, Units]:
-    """The pruned weight and its units."""
-    if spec == "dense":
-        return weight, from_dense(weight)
-    pattern = for_spec(parse(spec))
-    weight = weight * pattern.mask(weight)
-    return weight, from_vectors(pattern.pack(weight))
-
-
-@pytest.mark.parametrize("images", [1, 3, 8, 20, 50, 70])
-@pytest.mark.parametrize("name", SHAPES)
-def test_boxes_and_places_make_a_convolution(name: str, images: int) -> None:
-    if images > 20 and name not in ("3x3 stride 2", "1x1"):
-        pytest.skip("large batches differ from one another in the layout alone")
-    weight, units = units_of(SHAPES[name].weight, "ovw:8@50%")
-    conv = replace(SHAPES[name], weight=weight, bias=torch.zeros(len(weight)), activation="none")
-    s = shape(conv, images)
-    g = geometry(s)
-    made, unscale = scaled(units)
-    parts = (made.values.half(), (made.values - made.values.half().float()).half())
-    packed = pack(made, 2, swizzled=g.swizzled, parts=parts)
-    x = torch.randn(images, *conv.input_size)
-    out = emulation.convolve(s, g, made, packed, 2, x)
-    for row, channel in enumerate(units.rows.flatten().tolist()):
-        if channel >= 0:
-            out[:, channel] *= unscale[row].double()
-    assert reference.relative_error(out, reference.convolution(conv, x)) < 1e-6
+def records(packed: Packed, size: int, planes: int) -> tuple[Tensor, Tensor]:
+    """Rows [records, 16] in the stage and weights [records, 16, rows of a unit]."""
+    count = len(packed.records)
+    address = packed.records[:, -32:].contiguous().view(torch.int16).long() & 0xFFFF
+    marked = (address & STAGE_ENDS != 0).all(1).nonzero()[:, 0]
+    assert torch.equal(marked, packed.starts[:, 1:].flatten().long() - 1)
+    address &= STAGE_ENDS - 1
+    rows = address // 128
+    assert torch.equal(address % 128, rows % 8 * 16)  # the swizzle of 128-byte rows
+    total = torch.zeros(count, 16, size, dtype=torch.float64)
+    for plane in packed.records[:, :-32].reshape(count, planes, -1).unbind(1):
+        words = plane.contiguous().view(torch.float16).double()
+        lanes = words.reshape(count, -1, 8, 4, min(2, size // 8), 2, 2)  # pair, g, t, n8, +8, k
+        total += lanes.permute(0, 5, 3, 6, 1, 4, 2).reshape(count, 16, size)
+    return rows, total
 
 
 @pytest.mark.parametrize("boxes", [1, 2, 4])
@@ -62,7 +36,7 @@ def test_boxes_and_places_make_a_convolution(name: str, images: int) -> None:
 def test_records_hold_every_weight_once(spec: str, boxes: int) -> None:
     weight, units = units_of(torch.randn(96, 100, 3, 1), spec)
     packed = pack(units, boxes, swizzled=True, parts=(units.values.half(),))
-    rows, values = emulation.records(packed, units.size, 1, swizzled=True)
+    rows, values = records(packed, units.size, 1)
     found = torch.zeros(96 + 1, 3, 128, dtype=torch.float64)
     for unit, channels in enumerate(units.rows.long()):
         for stage in range(packed.stages):
@@ -76,7 +50,7 @@ def test_records_hold_every_weight_once(spec: str, boxes: int) -> None:
 def test_rows_of_a_matrix_lie_in_different_banks_where_they_can() -> None:
     units = from_dense(torch.randn(32, 64, 1, 1))
     packed = pack(units, 1, swizzled=True, parts=(units.values.half(),))
-    rows, _ = emulation.records(packed, 32, 1, swizzled=True)
+    rows, _ = records(packed, 32, 1)
     assert (rows.reshape(-1, 8).sort(1).values % 8).sort(1).values.eq(torch.arange(8)).all()
 
 
@@ -85,7 +59,7 @@ def test_padding_reads_rows_that_are_there_and_idle_banks() -> None:
     weight[:, [8, 17, 26]] = 1.0
     units = from_vectors(for_spec(parse("ovw:8")).pack(weight))
     packed = pack(units, 1, swizzled=True, parts=(units.values.half(),))
-    rows, values = emulation.records(packed, 8, 1, swizzled=True)
+    rows, values = records(packed, 8, 1)
     assert rows.shape == (1, 16)
     assert sorted(rows[0][values[0, :, 0] != 0].tolist()) == [8, 17, 26]
     for octet in rows.reshape(-1, 8):

@@ -61,6 +61,8 @@ template <class T> T read_shared(Block& block, u32 from) {
   return v;
 }
 inline uint4 load_four(u32 from) { return read_shared<uint4>(*machine->now->block, from); }
+inline int4 load_ints(u32 from) { return read_shared<int4>(*machine->now->block, from); }
+inline void store_ints(u32 to, int4 v) { memcpy(shared(to, 16), &v, 16); }
 inline float4 load_floats(u32 from) { return read_shared<float4>(*machine->now->block, from); }
 inline float4 load_remote(u32 from, u32 rank) {
   return read_shared<float4>(*machine->blocks.at(rank), from);

@@ -1,0 +1,122 @@
+"""What ovw and shfl-bw take, refuse and say without a GPU; plans that fit their device."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from csbench.backends import registry
+from csbench.backends.vector import gpu
+from csbench.backends.vector.layer import why_not_at_all
+from csbench.core.case import Case
+from csbench.core.pattern import parse
+from csbench.kernels.gather.geometry import Shape, geometry
+from csbench.kernels.gather.tile import Kind, Load, candidates, options
+from tests.backends.vector.shapes import layer, units_of
+from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
+
+KINDS = [Kind(1), Kind(2), Kind(1, bf16=True)]
+
+
+def case(pattern: str) -> Case:
+    return Case(
+        task="layer", model="m", pattern=pattern, sparsity=0.5, backend=pattern, baseline="cudnn",
+        device="cuda", dtype="fp32", batch=4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ovw", "shfl-bw"])
+def test_a_backend_runs_its_pattern_on_a_gpu_only(name: str) -> None:
+    backend = registry.get(name)
+    assert backend.patterns == {name}
+    assert backend.devices == {"cuda"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_in_one_line() -> None:
+    missing = registry.get("ovw").missing("cuda")
+    assert missing is not None
+    assert "Hopper" in missing
+    assert "\n" not in missing
+
+
+def test_refusals_name_what_was_given() -> None:
+    assert "32 groups" in str(why_not_at_all(layer(32, 32, (8, 8), kernel=3, groups=32), 1))
+    assert "strides to 8" in str(why_not_at_all(layer(8, 8, (40, 40), stride=9), 1))
+    assert "batch 9000" in str(why_not_at_all(layer(512, 512, (56, 56)), 9000))
+    assert why_not_at_all(layer(512, 512, (56, 56), kernel=3), 256) is None
+
+
+def test_weights_must_keep_the_pattern_they_carry() -> None:
+    weight, _ = units_of(torch.randn(64, 64, 1, 1), "ovw:32@50%")
+    conv = dataclasses.replace(layer(64, 64, (4, 4)), weight=weight, pattern=parse("ovw:32@50%"))
+    assert gpu.why_not(conv, case("ovw")) is None
+    broken = dataclasses.replace(conv, weight=torch.randn(64, 64, 1, 1))
+    assert "ovw:32" in str(gpu.why_not(broken, case("ovw")))
+
+
+LOADS = [
+    Load(units, unit, blocks, boxes, density, residual)
+    for units, unit in ((1, 8), (5, 16), (8, 32), (64, 32))
+    for blocks in (1, 49, 3136)
+    for boxes, density in ((1, 1.0), (36, 0.25), (288, 0.0625))
+    for residual in (False, True)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_layer_has_plans_that_fit(kind: Kind) -> None:
+    for load in LOADS:
+        plans = candidates(kind, load, 132)
+        assert plans
+        for plan in plans.values():
+            tile = plan.tile
+            assert (plan.shared(kind) + 1024) * tile.blocks <= 233472
+            assert tile.column_blocks * kind.planes * plan.boxes <= 32
+            assert plan.slots >= 2
+            # Parity tells two turns of a barrier apart only where each part has its own slots.
+            assert plan.slots % tile.parts == 0
+            assert tile.threads * tile.blocks <= 1024
+
+
+@pytest.mark.parametrize("images", [1, 7, 8, 47, 48, 64, 200])
+def test_columns_cover_the_output_once(images: int) -> None:
+    pairs = ((3, 3), (2, 1), (1, 1), (1, 1))
+    g = geometry(Shape(images, 70, 40, (9, 11), (5, 11), *pairs))
+    assert g.swizzled == (g.box == (64, 1, 1, 1))
+    assert all(b * n >= s for b, n, s in zip(g.box, g.blocks, g.size, strict=True))
+    places = {
+        sum(i * s for i, s in zip(index, g.out_stride, strict=True))
+        for index in torch.cartesian_prod(*(torch.arange(s) for s in g.size)).tolist()
+    }
+    assert len(places) == g.size[0] * g.size[1] * g.size[2] * g.size[3]
+    assert len(g.taps) == 9
+
+
+SPILL_LIMIT = 64  # bytes, outside of the main loop
+LARGE, SMALL = Load(8, 32, 3136, 36, 0.5, True), Load(8, 32, 4, 36, 0.25, True)
+TILES = [
+    (kind, plan.tile)
+    for kind in KINDS[:2]
+    for load in (LARGE, SMALL)
+    for plan in list(candidates(kind, load, 132).values())[::5]
+]
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("kind", "tile"), TILES, ids=str)
+def test_kernels_compile_without_spills(kind: Kind, tile: object, tmp_path: Path) -> None:
+    found = compiled("gather/conv.cu", options(kind, tile, True), HOPPER, tmp_path)
+    assert found.spilled <= SPILL_LIMIT, found.log
+
+
+@needs_nvcc
+@pytest.mark.parametrize("file", ["gather/io.cu", "gather/window.cu"])
+def test_other_kernels_compile(file: str, tmp_path: Path) -> None:
+    for planes, bf16 in ((1, 1), (2, 0)):
+        chosen = [f"-DCS_BF16={bf16}", f"-DGATHER_PLANES={planes}", "-DGATHER_PLAIN=1",
+                  "-DGATHER_VECTOR=8"]  # fmt: skip
+        assert compiled(file, chosen, HOPPER, tmp_path).spilled == 0

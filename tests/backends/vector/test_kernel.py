@@ -1,0 +1,132 @@
+"""The gather kernels' own source against float64, on a CPU (see host.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import torch
+
+from csbench.backends.vector.depthwise import Depthwise
+from csbench.backends.vector.layer import Layer, kind_of
+from csbench.graph import reference
+from csbench.graph.program import Conv
+from csbench.kernels.gather import io
+from csbench.kernels.gather.tile import Tile, plan
+from tests.backends.vector import host
+from tests.backends.vector.shapes import layer, units_of
+
+pytestmark = host.needs_gxx
+
+TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 6e-3}
+
+
+@pytest.fixture(autouse=True)
+def _on_the_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Three multiprocessors, so that blocks go through several tiles; memory starts as NaN."""
+    host.install(monkeypatch, processors=3)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+# Each: batch, layer, pattern, precision, tile, blocks of a cluster, boxes of a stage.
+WHOLE = partial(Tile, parts=1, split=False, blocks=1)
+SPLIT = partial(Tile, m=4, along=1, split=True, blocks=1)
+CASES = [
+    (64, layer(64, 130, (2, 3), residual=True), "ovw:32@50%", "fp16",
+     WHOLE(32, 4, 2, 2, promote=0, ahead=2), 1, 1),
+    (64, layer(100, 64, (3, 3), kernel=3, residual=True), "ovw:32@93.75%", "fp32",
+     WHOLE(32, 4, 2, 1, promote=8, ahead=1), 1, 2),
+    (70, layer(64, 64, (4, 4), kernel=3, stride=2, activation="relu6"), "shfl-bw:16@75%", "fp32",
+     WHOLE(16, 8, 2, 1, promote=8, ahead=1), 1, 1),
+    (64, layer(64, 40, (2, 2)), "ovw:8@50%", "bf16", WHOLE(8, 8, 2, 1, promote=0, ahead=2), 1, 1),
+    (17, layer(64, 70, (3, 3), kernel=3, residual=True), "ovw:32@75%", "fp16",
+     WHOLE(32, 4, 2, 1, promote=0, ahead=1), 1, 1),
+    (20, layer(70, 64, (5, 6), kernel=3, stride=2, padding=0), "ovw:32@50%", "fp16",
+     WHOLE(32, 4, 2, 1, promote=0, ahead=1), 1, 1),
+    (3, layer(64, 96, (7, 5)), "ovw:32@50%", "fp16", WHOLE(32, 4, 2, 2, promote=0, ahead=2), 1, 1),
+    (1, layer(64, 96, (9, 7), kernel=3, stride=2, residual=True), "ovw:32@75%", "fp16",
+     SPLIT(32, groups=2, parts=2, promote=0, ahead=2), 4, 1),
+    (2, layer(70, 80, (5, 6), kernel=3, dilation=2, residual=True), "ovw:16@50%", "fp32",
+     SPLIT(16, groups=4, parts=2, promote=8, ahead=1), 2, 1),
+    (1, layer(130, 40, (1, 1), activation="none"), "dense", "fp32",
+     SPLIT(32, groups=1, parts=2, promote=0, ahead=1), 1, 1),
+]  # fmt: skip
+
+
+def names(value: object) -> str:
+    if isinstance(value, Tile):
+        return "split" if value.split else "whole"
+    return "x".join(map(str, value.weight.shape)) if isinstance(value, Conv) else str(value)
+
+
+@pytest.mark.parametrize(
+    ("batch", "conv", "spec", "dtype", "tile", "ranks", "boxes"), CASES, ids=names
+)
+def test_convolution(
+    batch: int, conv: Conv, spec: str, dtype: str, tile: Tile, ranks: int, boxes: int
+) -> None:
+    weight, units = units_of(conv.weight, spec)
+    conv = dataclasses.replace(conv, weight=weight)
+    kind = kind_of(dtype)
+    scales = (64.0, 8.0, 32.0) if kind.planes == 2 else (1.0, 1.0, 1.0)
+    gains = [torch.tensor(scale) for scale in scales]
+    made = Layer(conv, units, kind, batch, "cpu", scales)
+    x = torch.randn(batch, *conv.input_size)
+    residual = torch.randn(batch, *conv.output_size) if conv.residual else None
+    pack = partial(io.pack, planes=kind.planes, bf16=kind.bf16)
+    added = None if residual is None else pack(residual, gain=gains[1])
+    chosen = plan(kind, tile, ranks, boxes, conv.residual)
+    assert chosen is not None
+    out = io.unpack(made.run_with(chosen, pack(x, gain=gains[0]), added), gains[2], torch.float32)
+    error = reference.relative_error(out, reference.convolution(conv, x, residual))
+    assert error < TOLERANCE[dtype]
+
+
+SIZES = [(1, 3, 5, 7), (2, 70, 3, 4), (20, 64, 2, 3), (70, 33, 2, 2)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_conversions_are_each_others_inverse(size: tuple[int, int, int, int]) -> None:
+    gain = torch.tensor(4.0)
+    x = torch.randn(size)
+    for memory in (torch.contiguous_format, torch.channels_last):
+        packed = io.pack(x.contiguous(memory_format=memory), 2, False, gain)
+        assert reference.relative_error(io.unpack(packed, gain, torch.float32), x) < 1e-6
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_packed_images_of_wgmma_become_columns(size: tuple[int, int, int, int]) -> None:
+    n, c, h, w = size
+    blocks = -(-c // 64)
+    x = torch.randn(n, h, w, 2, blocks * 64).half()
+    x[..., c:] = 0
+    packed = x.reshape(n, h, w, 2, blocks, 64).transpose(3, 4).reshape(n, h, w, -1)
+    out = io.unpack(io.from_packed(packed, c, 2), torch.ones(()), torch.float32)
+    assert torch.equal(out, x.float().sum(3)[..., :c].permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_poolings(size: tuple[int, int, int, int]) -> None:
+    one = torch.ones(())
+    x = torch.randn(size).half().float()
+    packed = io.pack(x, 2, False, one)
+    expected = torch.nn.functional.max_pool2d(x, 2, 2, 1)
+    h, w = expected.shape[2:]
+    largest = io.max_pool(packed, (2, 2), (2, 2), (1, 1), (h, w))
+    assert torch.equal(io.unpack(largest, one, torch.float32), expected)
+    mean = io.unpack(io.mean_pool(packed), one, torch.float32)
+    assert reference.relative_error(mean, x.mean((2, 3), keepdim=True)) < 1e-6
+
+
+@pytest.mark.parametrize("batch", [2, 24])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise(batch: int, stride: int) -> None:
+    conv = layer(10, 10, (5, 7), kernel=3, stride=stride, groups=10, activation="relu6")
+    x = torch.randn(batch, *conv.input_size) * 3
+    out = Depthwise(conv, "cpu", 8.0, 32.0).run(io.pack(x, 2, False, torch.tensor(8.0)))
+    found = io.unpack(out, torch.tensor(32.0), torch.float32)
+    assert reference.relative_error(found, reference.convolution(conv, x)) < 1e-6

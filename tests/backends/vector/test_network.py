@@ -1,0 +1,105 @@
+"""Whole networks on the gather kernels, on a CPU (see host.py): what runs where, and is right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from csbench.backends.vector import network
+from csbench.core.case import Case
+from csbench.core.pattern import parse
+from csbench.graph import reference, trace
+from csbench.graph.attach import attach
+from csbench.graph.program import Program
+from csbench.kernels import search
+from csbench.sparse.network import sparsify_state
+from tests.backends.vector import host
+
+pytestmark = host.needs_gxx
+
+
+@pytest.fixture(autouse=True)
+def _on_the_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    host.install(monkeypatch, processors=2)
+    # Whatever compiles least: one warp a block.
+    monkeypatch.setattr(
+        search, "fastest", lambda runs, *_: min(runs, key=lambda name: ("32x64" not in name, name))
+    )
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+class Small(nn.Module):
+    """A first layer of five channels, a residual, a depthwise layer, poolings, a sigmoid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(5, 32, 3, stride=2, padding=1)
+        self.inner = nn.Conv2d(32, 32, 3, padding=1)
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.wide = nn.Conv2d(32, 64, 1)
+        self.pool, self.mean = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        x = F.relu(x + self.inner(x))
+        x = F.relu6(self.depthwise(self.pool(x)))
+        x = torch.sigmoid(self.wide(x))
+        return self.last(torch.flatten(self.mean(x), 1))
+
+
+def small() -> Program:
+    torch.manual_seed(0)
+    model = Small().eval()
+    state, plan = sparsify_state(model.state_dict(), parse("ovw:32@50%"))
+    model.load_state_dict(state)
+    carried = {name: spec for name, spec in plan.items() if not isinstance(spec, str)}
+    return attach(trace(model, (5, 10, 14), "small"), carried)
+
+
+def case(batch: int) -> Case:
+    return Case(
+        task="infer", model="small", pattern="ovw", sparsity=0.5, backend="ovw", baseline="cudnn",
+        device="cpu", dtype="fp32", batch=batch,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("batch", [2, 9])
+def test_a_network_runs_sparse_where_it_can(batch: int) -> None:
+    program = small()
+    lowered = network.lower_network(program, case(batch))
+    ran = {report.name: (report.ran, report.reason) for report in lowered.layers}
+    assert ran == {
+        "first": ("sparse", None), "inner": ("sparse", None), "wide": ("sparse", None),
+        "depthwise": ("dense", "a depthwise layer"), "last": ("dense", "kept dense"),
+    }  # fmt: skip
+    x = torch.randn(batch, 5, 10, 14)
+    assert reference.relative_error(lowered(x), reference.run(program, x)) < 2e-6
+
+
+def test_the_dense_twin_keeps_every_column() -> None:
+    program = small()
+    sparse = network.lower_network(program, case(2))
+    dense = network.lower_network(program, case(2), sparse=False)
+    assert {report.ran for report in dense.layers} == {"dense"}
+    bytes_of = [{r.name: r.bytes for r in n.layers} for n in (sparse, dense)]
+    assert bytes_of[0]["inner"] < 0.7 * bytes_of[1]["inner"]
+    x = torch.randn(2, 5, 10, 14)
+    assert reference.relative_error(dense(x), reference.run(program, x)) < 2e-6
+
+
+def test_weights_that_break_their_pattern_run_dense_and_say_so() -> None:
+    program = small()
+    conv = next(c for c in program.convolutions if c.name == "inner")
+    conv.weight[3, 4:9] = 1.0
+    lowered = network.lower_network(program, case(2))
+    report = next(r for r in lowered.layers if r.name == "inner")
+    assert report.ran == "dense"
+    assert report.reason is not None
+    assert "ovw:32" in report.reason
