@@ -8,6 +8,7 @@
 // ROWS PIXELS  as in staged.cu
 // PADDED  whether a tap may lie outside the image
 // KIND  word.cuh
+#include "csr/async.cuh"
 #include "csr/word.cuh"
 
 constexpr int PAGE = 64;  // columns

@@ -13,6 +13,7 @@
 // ROWS GROUPS PIXELS WARPS  as above; PIXELS is positions of a lane
 // COPY  words that are copied at once: 4 where lines have no padding and images a multiple of 4
 // KIND  word.cuh
+#include "csr/async.cuh"
 #include "csr/word.cuh"
 
 constexpr int THREADS = 32 * WARPS, TILE = 32 * PIXELS, SLOTS = WARPS * GROUPS;
