@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from ctypes import c_int, c_longlong, c_ubyte, c_uint16, c_void_p
+from ctypes import c_char_p, c_int, c_longlong, c_ubyte, c_uint16, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class FakeKernel:
 
     def __init__(self, run: Any) -> None:
         self._run = run
-        run.argtypes, run.restype = [c_int, c_int, c_int, c_int, c_void_p], None
+        run.argtypes, run.restype = [c_int, c_int, c_int, c_int, c_void_p], c_char_p
 
     def prepare(self, **_: Any) -> FakeKernel:
         return self
@@ -74,7 +74,8 @@ class FakeKernel:
     ) -> None:  # fmt: skip
         values = [_value(a) for a in arguments]
         pointers = (c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-        self._run(grid, block, cluster or 1, max(shared, 16), pointers)
+        wrong = self._run(grid, block, cluster or 1, max(shared, 16), pointers)
+        assert wrong is None, wrong.decode()
 
 
 class FakeModule:

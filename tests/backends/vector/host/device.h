@@ -8,15 +8,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
 #include <random>
-#include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -46,10 +42,7 @@ inline float __uint_as_float(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 inline float __int_as_float(int v) { return __uint_as_float(v); }
 template <class T> T __ldg(const T* p) { return *p; }
 
-[[noreturn]] inline void fail(const char* what) {
-  fprintf(stderr, "emulated kernel: %s\n", what);
-  abort();
-}
+[[noreturn]] inline void fail(const char* what);  // ends the launch
 
 struct Barrier { int count = 0, pending = 0; long long bytes = 0; int phase = 0; };
 struct Meeting { int arrived = 0, generation = 0; };
@@ -85,13 +78,19 @@ struct Machine {
   std::vector<std::function<void()>> engine;  // copies on their way
   Meeting cluster;
   Lane* now = nullptr;
-  jmp_buf scheduler;
+  jmp_buf scheduler, end;
+  const char* wrong = nullptr;
   long long progress = 0;
   int grid = 0;
   std::mt19937 dice{1};
   std::function<void()> body;
 };
 inline Machine* machine;
+
+[[noreturn]] inline void fail(const char* what) {
+  machine->wrong = what;
+  _longjmp(machine->end, 1);
+}
 
 #define threadIdx (dim3{machine->now->thread})
 #define blockIdx (dim3{machine->now->block->number})
@@ -221,11 +220,15 @@ void call(void (*kernel)(A...), void** given, std::index_sequence<I...>) {
   kernel(*static_cast<std::remove_const_t<std::remove_reference_t<A>>*>(given[I])...);
 }
 
+// Null, or what the kernel did wrong.
 template <class... A>
-void launch(void (*kernel)(A...), int grid, int threads, int cluster, int bytes, void** given) {
+const char* launch(void (*kernel)(A...), int grid, int threads, int cluster, int bytes,
+                   void** given) {
   Machine m;
   machine = &m;
   m.grid = grid;
   m.body = [&] { call(kernel, given, std::index_sequence_for<A...>{}); };
-  for (int first = 0; first < grid; first += cluster) run_cluster(first, cluster, threads, bytes);
+  if (!_setjmp(m.end))
+    for (int first = 0; first < grid; first += cluster) run_cluster(first, cluster, threads, bytes);
+  return m.wrong;
 }

@@ -6,8 +6,9 @@
 // Stands for dynamic shared memory, which has addresses of 32 bits.
 thread_local unsigned char memory[1];
 
-#define ENTRY(name)                                                                          \
-  extern "C" void run_##name(int grid, int threads, int cluster, int bytes, void** given) { \
-    launch(name, grid, threads, cluster, bytes, given);                                      \
+#define ENTRY(name)                                                                      \
+  extern "C" const char* run_##name(int grid, int threads, int cluster, int bytes,       \
+                                    void** given) {                                      \
+    return launch(name, grid, threads, cluster, bytes, given);                           \
   }
 HOST_KERNELS
