@@ -8,6 +8,7 @@ from torch import Tensor
 from csbench.backends.base import LoweredConv
 from csbench.backends.cs import latency_layer as layers
 from csbench.backends.cs.latency_network import lower_network
+from csbench.backends.cs.latency_plan import prepare
 from csbench.core.case import Case
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc
@@ -42,7 +43,7 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     out_order = plain if conv.residual else None
     if conv.residual:
         layer = layers.kernelize(conv, case.batch, plain.stored)
-    prepared = layers.prepare(layer, split, order, out_order, (_SCALE, _SCALE))
+    prepared = prepare(layer, split, order, out_order, (_SCALE, _SCALE))
     convolution = prepared.convolution(prepared.ranked()[0])
     prepared.keep(str(convolution.plan))
 

@@ -20,6 +20,7 @@ from csbench.backends.base import LoweredNetwork
 from csbench.backends.chain import Call, in_turn
 from csbench.backends.cs import latency_layer as layers
 from csbench.backends.cs.calibrate import calibrate
+from csbench.backends.cs.latency_plan import Prepared, prepare
 from csbench.backends.cs.pooling import is_global_mean, max_window
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
@@ -64,7 +65,7 @@ class _Lowering:
         self.packed: dict[tuple[int, Order, bool], int] = {}
         self.fresh = itertools.count(1 + max(step.output for step in program.steps))
         self.calls: list[Call] = []
-        self.layers: list[layers.Prepared] = []
+        self.layers: list[Prepared] = []
         self.ranked: dict[Hashable, list[str]] = {}  # by a layer's signature: its best plans alone
         self.chosen: dict[Hashable, str] = {}
 
@@ -102,7 +103,7 @@ class _Lowering:
         if out_order is not None and conv.residual:
             inputs.append(self._as_planes(step.inputs[1], out_order))
         scales = self.planes[inputs[0]][1], self._scale(step.output)
-        prepared = layers.prepare(layer, self.split, order, out_order, scales)
+        prepared = prepare(layer, self.split, order, out_order, scales)
         self.layers.append(prepared)
         if prepared.signature not in self.ranked:
             self.ranked[prepared.signature] = prepared.ranked()[:_ALTERNATIVES]
@@ -160,7 +161,7 @@ class _Lowering:
         peak = self.peaks[value].peak
         return 2.0 ** math.floor(math.log2(_CALIBRATED / peak)) if peak > 0 else 1.0
 
-    def _report(self, layer: layers.Prepared) -> LayerReport:
+    def _report(self, layer: Prepared) -> LayerReport:
         conv, sparse = layer.layer.conv, layer.layer.m > 1
         convolution = layer.convolution(self.chosen[layer.signature])
         flops = conv.sparse_flops if sparse else conv.dense_flops
@@ -172,7 +173,7 @@ class _Lowering:
 
 
 def _launcher(
-    prepared: layers.Prepared, chosen: dict[Hashable, str], dtype: torch.dtype
+    prepared: Prepared, chosen: dict[Hashable, str], dtype: torch.dtype
 ) -> Callable[..., Value]:
     """Runs whatever plan `chosen` names for this layer at that moment."""
     signature = prepared.signature

@@ -101,9 +101,9 @@ class Layer:
 
     def __init__(self, conv: Conv, case: Case) -> None:
         self.conv, self.batch, self.dtype = conv, case.batch, TORCH_DTYPE[case.dtype]
-        self.device = torch.device(case.device).index or 0
-        self.ways = {way.name: way for way in ways(conv, case.batch, self.dtype)}
         self.bias = conv.bias.to(case.device, self.dtype)
+        self.device = self.bias.device.index or 0
+        self.ways = {way.name: way for way in ways(conv, case.batch, self.dtype)}
         self.weights = {
             name: [compress(matrix.to(case.device)) for matrix in matrices(conv, way)]
             for name, way in self.ways.items()

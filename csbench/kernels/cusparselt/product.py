@@ -81,7 +81,7 @@ def compress(weight: Tensor) -> Tensor:
 class Plan:
     """The product of one problem with its epilogue, by whichever algorithm a call names.
 
-    The library takes a quarter of a second to make one.
+    The library takes a quarter of a second to make one, and keeps it until the process ends.
     """
 
     def __init__(self, problem: Problem, device: int, epilogue: Epilogue | None = None) -> None:

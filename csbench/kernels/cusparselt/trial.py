@@ -10,6 +10,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from subprocess import PIPE
 
 import torch
 
@@ -30,13 +31,16 @@ def sound(problem: Problem, device: int) -> int:
 
 def _survived(problem: Problem, device: int) -> int:
     given = json.dumps([*problem[:-1], str(problem.dtype).removeprefix("torch."), device])
-    done = subprocess.run(
-        [sys.executable, "-m", "csbench.kernels.cusparselt.trial", given],
-        capture_output=True, text=True, timeout=_TIMEOUT, check=False,
-    )  # fmt: skip
-    count = len(done.stdout.split())
+    command = [sys.executable, "-m", "csbench.kernels.cusparselt.trial", given]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as child:
+        try:
+            out, errors = child.communicate(timeout=_TIMEOUT)
+        except subprocess.TimeoutExpired:  # one that hangs is as good as dead
+            child.kill()
+            out, errors = child.communicate()
+    count = len(out.split())
     if not count:
-        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        why = (errors.strip().splitlines() or ["no message"])[-1]
         raise BackendError(f"no algorithm of cuSPARSELt could be tried: {why}")
     return count
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
+from csbench.backends.nm import cusparselt_layer
 from csbench.backends.nm.cusparselt import NmCusparselt
-from csbench.backends.nm.cusparselt_layer import Way, matrices, ways
+from csbench.backends.nm.cusparselt_layer import Layer, matrices, ways
 from csbench.core.pattern import parse
 from csbench.graph import reference
-from csbench.graph.program import Conv
+from csbench.graph.program import Activation, Conv
+from csbench.kernels import search
 from csbench.kernels.cusparselt import library, windows
+from csbench.kernels.cusparselt.product import Algorithm, Epilogue, Problem
 from csbench.kernels.cusparselt.windows import Windows
 from csbench.sparse.patterns import for_spec
 from tests.backends.cases import case, conv
@@ -27,7 +31,7 @@ def layer(
 ) -> Conv:  # fmt: skip
     spec = parse(pattern)
     pad = kernel // 2 * dilation if padding is None else padding
-    weight = torch.randn(48, 32, kernel, kernel, dtype=torch.float64)
+    weight = torch.randn(48, 32, kernel, kernel) / (4 * kernel)
     out = [(s + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for s in size]
     return conv(
         weight=weight * for_spec(spec).mask(weight), bias=torch.randn(48), pattern=spec,
@@ -52,20 +56,47 @@ def side_by_side(x: Tensor, w: Windows) -> Tensor:
     return out.flatten(1)
 
 
-def by(way: Way, conv: Conv, x: Tensor) -> Tensor:
-    """The sum of the way's products, as NCHW."""
-    nhwc = x.permute(0, 2, 3, 1).contiguous()
-    flat = (nhwc if way.windows is None else side_by_side(nhwc, way.windows)).reshape(-1)
-    p, total = way.problem, torch.zeros(way.rows, conv.output_size[0], dtype=x.dtype)
-    for i, weights in enumerate(matrices(conv, way)):
+class Exact:
+    """A plan whose product is torch's, read from memory as the library reads it."""
+
+    def __init__(self, problem: Problem, device: int, epilogue: Epilogue | None = None) -> None:
+        self.problem, self.epilogue = problem, epilogue or Epilogue()
+
+    def workspace_bytes(self, algorithm: Algorithm) -> int:
+        return 0
+
+    def run(
+        self, algorithm: Algorithm, weights: Tensor, x: Tensor, out: Tensor,
+        added: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        p, sums = self.problem, torch.zeros_like(out) if added is None else added.clone()
         assert weights.shape == (p.rows, p.inner)
+        sums = sums.view(-1)[: p.images * p.pixels * p.rows].view(p.images, p.pixels, p.rows)
         for image in range(p.images):
-            first = i * way.next + image * p.step
-            matrix = flat[first : first + p.pixels * p.inner].view(p.pixels, p.inner)
-            total[image * p.pixels : (image + 1) * p.pixels] += matrix @ weights.T
-    channels, height, width = conv.output_size
-    pixels = len(x) * height * width
-    return total[:pixels].view(len(x), height, width, channels).permute(0, 3, 1, 2)
+            matrix = x.view(-1)[image * p.step :][: p.pixels * p.inner].view(p.pixels, p.inner)
+            sums[image] += matrix @ weights.T
+        if self.epilogue.bias is not None:
+            sums += self.epilogue.bias
+        if self.epilogue.activation != "none":
+            sums.clamp_(0, 6 if self.epilogue.activation == "relu6" else None)
+        out.copy_(sums.view(out.shape))
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers run on a CPU; the second of two algorithms is the fastest."""
+    monkeypatch.setattr(cusparselt_layer, "Plan", Exact)
+    monkeypatch.setattr(cusparselt_layer, "compress", lambda matrix: matrix)
+    monkeypatch.setattr(cusparselt_layer, "side_by_side", side_by_side)
+    monkeypatch.setattr(cusparselt_layer, "sound", lambda problem, device: 2)
+    monkeypatch.setattr(library, "version", lambda device: 0)
+    monkeypatch.setattr(search, "remembered", lambda key, compute: compute())
+
+    def measure(runs: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
+        return {name: (run().numel(), float(name[-1] != "1"))[1] for name, run in runs.items()}
+
+    monkeypatch.setattr(search, "measure", measure)
+    monkeypatch.setattr(Exact, "cuts", False, raising=False)
 
 
 LAYERS = {
@@ -82,15 +113,32 @@ LAYERS = {
 }
 
 
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_way_is_the_convolution(name: str) -> None:
-    conv, expected_ways = LAYERS[name]
-    found = ways(conv, 2, torch.float64)
-    assert {way.name for way in found} == expected_ways
-    x = torch.randn(2, *conv.input_size, dtype=torch.float64)
-    expected = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
-    for way in found:
-        assert reference.relative_error(by(way, conv, x), expected) < 1e-12, way.name
+def test_every_way_is_the_convolution(name: str, residual: bool, activation: Activation) -> None:
+    plain, expected_ways = LAYERS[name]
+    conv = dataclasses.replace(plain, residual=residual, activation=activation)
+    made = Layer(conv, case(dtype="tf32", batch=2))
+    assert set(made.ways) == expected_ways
+    sizes = [conv.input_size, *([conv.output_size] if residual else [])]
+    inputs = [torch.randn(2, *size) for size in sizes]
+    expected = reference.convolution(conv, *inputs)
+    for choice in made.choices:
+        got = made.run_with(choice, *(x.clone() for x in inputs))
+        assert reference.relative_error(got, expected) < 1e-6, str(choice)
+
+
+@pytest.mark.usefixtures("exact")
+def test_the_fastest_is_kept_and_all_are_told() -> None:
+    made = Layer(LAYERS["3x3"][0], case(dtype="tf32", batch=2))
+    made.choose()
+    assert str(made.chosen) == "explicit 1"
+    tried = "tried explicit 0:1000us explicit 1:0us by rows 0:1000us by rows 1:0us"
+    assert made.label == f"cuSPARSELt explicit 1; {tried}"
+    assert made.bytes == 4 * (48 * 32 * 9 + 48)
+    assert made.workspace_bytes == 4 * 2 * 4 * 6 * 9 * 32  # a window of 9 for each pixel
 
 
 def test_matrices_keep_the_pattern_of_the_layer() -> None:

@@ -1,0 +1,109 @@
+"""One layer with packed weights on the latency kernels, and which of its plans are fast."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from csbench.backends.cs.latency_layer import Kernelized
+from csbench.errors import BackendError
+from csbench.kernels import nvrtc, search
+from csbench.kernels.latency import io
+from csbench.kernels.latency import plan as plans
+from csbench.kernels.latency.io import Planes
+from csbench.kernels.latency.pack import Order, Packed, pack_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A layer with packed weights, and the orders and scales of what it reads and writes."""
+
+    layer: Kernelized
+    packed: Packed
+    order: Order
+    out_order: Order | None  # None: a float tensor with channels as they come
+    split: bool
+    out_scale: float
+    made: dict[str, plans.Convolution] = field(default_factory=dict)
+
+    def convolution(self, name: str) -> plans.Convolution:
+        """The layer under the plan of that name."""
+        if name not in self.made:
+            layer = self.layer
+            self.made[name] = plans.Convolution(
+                layer.shape, self.packed, layer.m, self.ways[name], self.split,
+                layer.conv.activation, self.out_order is None,
+            )  # fmt: skip
+        return self.made[name]
+
+    def keep(self, name: str) -> None:
+        """Let go of what other plans hold on the device."""
+        for other in self.made.keys() - {name}:
+            del self.made[other]
+
+    @cached_property
+    def ways(self) -> dict[str, plans.Plan]:
+        """The plans worth measuring, by name; raises BackendError where there is none."""
+        found = plans.candidates(self.layer.shape, self.order, self.layer.m, self.split)
+        if not found:
+            described = self.layer.conv.describe()
+            raise BackendError(f"no tile of the latency kernels fits {described}")
+        return {str(plan): plan for plan in found}
+
+    @property
+    def signature(self) -> tuple[Hashable, ...]:
+        """Everything that decides the layer's time: where groups lie does not."""
+        order = (self.order.channels, self.order.m)
+        return self.layer.shape, order, self.layer.m, self.split, self._adds
+
+    @property
+    def _adds(self) -> bool:
+        return self.layer.conv.residual and self.out_order is not None
+
+    def output(self) -> Planes | Tensor:
+        """Room for the result; nothing is written."""
+        s = self.layer.shape
+        size = (s.images, s.out_height, s.out_width)
+        if self.out_order is None:
+            return torch.empty((*size, s.rows), device="cuda")
+        return Planes.empty(self.split, *size, self.out_order, self.out_scale)
+
+    def ranked(self) -> list[str]:
+        """The plans from fast to slow, each timed alone on random activations; remembered."""
+        s = self.layer.shape
+        x = _random(self.split, s.images, s.height, s.width, self.order)
+        residual = None
+        if self._adds and self.out_order is not None:
+            residual = _random(self.split, s.images, s.out_height, s.out_width, self.out_order)
+        runs = {name: partial(self._once, name, x, residual) for name in self.ways}
+        plain = self.out_order is None
+        jobs = [
+            ("latency/conv.cu", plans.kernel_options(plan, self.split, self.layer.m, plain))
+            for plan in self.ways.values()
+        ]
+        key = ("cs latency", nvrtc.digest("latency/conv.cu"), *self.signature)
+        return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
+
+    def _once(self, name: str, x: Planes, residual: Planes | None) -> None:
+        self.convolution(name).launch(x, self.output(), residual)
+
+
+def _random(split: bool, images: int, height: int, width: int, order: Order) -> Planes:
+    image = torch.randn(images, order.channels, height, width, device="cuda")
+    return io.pack(image, split, order)
+
+
+def prepare(
+    layer: Kernelized, split: bool, order: Order, out_order: Order | None,
+    scales: tuple[float, float],
+) -> Prepared:  # fmt: skip
+    """Pack the weights of a layer for the orders and (input, output) scales around it."""
+    packed = pack_weights(
+        layer.weight, layer.conv.bias, layer.m, split, "cuda", x_scale=scales[0], order=order,
+        out_order=out_order,
+    )  # fmt: skip
+    return Prepared(layer, packed, order, out_order, split, scales[1])
