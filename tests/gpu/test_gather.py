@@ -12,7 +12,8 @@ import torch
 from csbench.backends import registry
 from csbench.backends.vector import gpu
 from csbench.backends.vector.depthwise import Depthwise
-from csbench.backends.vector.layer import Layer, kind_of, units_of
+from csbench.backends.vector.layer import Layer, kind_of
+from csbench.backends.vector.units import units_of
 from csbench.core.case import Case
 from csbench.core.pattern import parse
 from csbench.core.tolerance import tolerance

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from csbench.backends.base import LoweredConv
-from csbench.backends.vector.layer import Layer, kind_of, units_of, why_not_at_all
+from csbench.backends.vector.layer import Layer, kind_of, why_not_at_all
 from csbench.backends.vector.network import lower_network
+from csbench.backends.vector.units import units_of
 from csbench.core.case import Case
 from csbench.errors import PatternError
 from csbench.graph.program import Conv

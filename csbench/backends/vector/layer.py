@@ -8,17 +8,14 @@ from math import prod
 import torch
 from torch import Tensor
 
-from csbench.errors import PatternError
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc, search
 from csbench.kernels.gather import launch
 from csbench.kernels.gather.geometry import Geometry, Shape, geometry
 from csbench.kernels.gather.layout import WIDE, Activation, Layout
-from csbench.kernels.gather.pack import Units, from_dense, from_vectors
+from csbench.kernels.gather.pack import Units
 from csbench.kernels.gather.tile import Kind, Load, Plan, candidates, options
 from csbench.kernels.gather.weights import Weights
-from csbench.sparse.formats import VectorPacked
-from csbench.sparse.patterns import for_spec
 
 MAX_STRIDE, MAX_OFFSET, MAX_ELEMENTS = 8, 2**15, 2**31 - 1  # of the copy engine, 16 and 31 bits
 _SOURCES = ("gather/conv.cu", "gather/blocks.cuh", "gather/instructions.cuh", "wgmma/common.cuh")
@@ -59,19 +56,6 @@ def why_not_at_all(conv: Conv, images: int) -> str | None:
     if max(numbers, 8 * conv.weight.numel()) > MAX_ELEMENTS:
         return f"the kernel addresses 2^31 numbers; this layer at batch {images} has more"
     return None
-
-
-def units_of(conv: Conv) -> Units:
-    """The layer's weights as units; all columns kept where it carries no pattern.
-
-    Raises PatternError where the weights break their pattern.
-    """
-    if conv.pattern is None:
-        return from_dense(conv.weight)
-    packed = for_spec(conv.pattern).pack(conv.weight)
-    if not isinstance(packed, VectorPacked):
-        raise PatternError(f"pattern '{conv.pattern}' has no vectors; expected ovw:V or shfl-bw:V")
-    return from_vectors(packed)
 
 
 class Layer:

@@ -24,14 +24,15 @@ from csbench.backends.cs.calibrate import calibrate
 from csbench.backends.cs.pooling import is_global_mean, max_window
 from csbench.backends.dense.cudnn import Cudnn
 from csbench.backends.vector.depthwise import Depthwise, is_depthwise
-from csbench.backends.vector.layer import Layer, kind_of, units_of, why_not_at_all
+from csbench.backends.vector.layer import Layer, kind_of, why_not_at_all
+from csbench.backends.vector.units import from_dense, units_of
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
 from csbench.errors import PatternError
 from csbench.graph.program import Conv, Program, Step
 from csbench.kernels.gather import io
 from csbench.kernels.gather.layout import Activation
-from csbench.kernels.gather.pack import Units, from_dense
+from csbench.kernels.gather.pack import Units
 from csbench.kernels.wgmma.stem import STEM_POOL, stem_fits, stem_pool_fits
 
 # The largest calibrated magnitude is stored as 2^8, so inputs may grow 2^7 times before fp16's

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from csbench.backends.vector.units import from_dense, from_vectors
 from csbench.core.pattern import parse
 from csbench.graph.program import Activation, Conv, output_hw
-from csbench.kernels.gather.pack import Units, from_dense, from_vectors
+from csbench.kernels.gather.pack import Units
 from csbench.sparse.patterns import for_spec
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from csbench.backends.vector.units import from_dense, from_vectors
 from csbench.core.pattern import parse
-from csbench.kernels.gather.pack import STAGE_ENDS, Packed, from_dense, from_vectors, pack, scaled
+from csbench.kernels.gather.pack import STAGE_ENDS, Packed, pack, scaled
 from csbench.sparse.patterns import for_spec
 from tests.backends.vector.shapes import units_of
 
