@@ -10,9 +10,8 @@ from csbench.backends.csr.layer import CsrLayer, shape_of
 from csbench.core.case import Case
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc
-from csbench.kernels.csr import direct, launch, staged
+from csbench.kernels.csr import candidates, launch
 from csbench.kernels.csr.columns import Weight
-from csbench.kernels.csr.space import Space
 
 MAX_WORDS = 2**31
 
@@ -35,10 +34,7 @@ def why_not(conv: Conv, case: Case) -> str | None:
              shape.rows * shape.pixels)  # fmt: skip
     if max(words) >= MAX_WORDS:
         return f"the kernels address 2^31 words; this layer at batch {case.batch} has more"
-    reason = direct.why_not(shape)
-    if reason is None or staged.smallest(Weight(conv.weight), Space.of(shape)).fits:
-        return None
-    return reason
+    return candidates.why_not(shape, Weight(conv.weight))
 
 
 def lower(conv: Conv, case: Case) -> LoweredConv:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -12,18 +12,15 @@ from csbench.backends.base import TORCH_DTYPE
 from csbench.backends.csr.cusparse import CuSparse
 from csbench.backends.csr.cusparse import fits as fits_cusparse
 from csbench.core.case import Case
+from csbench.errors import BackendError
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc, search
-from csbench.kernels.csr import direct, launch, staged
-from csbench.kernels.csr.columns import WIDTHS, Weight
+from csbench.kernels.csr import candidates, launch
+from csbench.kernels.csr.columns import Weight
 from csbench.kernels.csr.launch import Variant
-from csbench.kernels.csr.space import Shape, Space
+from csbench.kernels.csr.space import Shape
 
 ACTIVATIONS = ("none", "relu", "relu6")  # numbered as in word.cuh
-# Clocks that a column takes for each row of its group: docs/kernels/csr.md has the arithmetic.
-CLOCKS = {1: 9.5, 2: 5.3, 4: 4.05}
-WORTH_TIMING = 1.25  # times the least clocks
-MOST_ZEROS = 0.88  # of a layer's zeros may be multiplied: with nearly all of them it would be dense
 
 
 class CsrLayer:
@@ -35,7 +32,9 @@ class CsrLayer:
         self.bias = conv.bias.float().to(case.device)
         stored = conv.weight.to(case.device, self.dtype).float()
         self.weight = Weight(stored)
-        found: list[Variant | CuSparse] = list(_variants(self.weight, self.shape, self.dtype))
+        found: list[Variant | CuSparse] = list(
+            candidates.variants(self.weight, self.shape, self.dtype)
+        )
         if fits_cusparse(conv, self.dtype):
             found.append(CuSparse(conv, case.device))
         self.variants = {str(variant): variant for variant in found}
@@ -51,7 +50,13 @@ class CsrLayer:
         )  # fmt: skip
 
     def run(self, name: str, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """The fused convolution of words by one variant."""
+        """The fused convolution of words by one variant; raises BackendError for another size."""
+        lowered_for = [self.shape.images, *self.conv.input_size]
+        if list(x.shape[:4]) != lowered_for:
+            raise BackendError(
+                f"the layer was lowered for words of {lowered_for} (images of fp16 and bf16 in "
+                f"pairs), not {list(x.shape[:4])}"
+            )
         variant = self.variants[name]
         if isinstance(variant, CuSparse):
             return variant.run(x, residual)
@@ -98,30 +103,3 @@ def shape_of(conv: Conv, case: Case) -> Shape:
         -(-case.batch // a_word), conv.input_size[0], conv.input_size[1:], conv.output_size[0],
         conv.output_size[1:], (kernel[0], kernel[1]), conv.stride, conv.padding, conv.dilation,
     )  # fmt: skip
-
-
-def _variants(weight: Weight, shape: Shape, dtype: torch.dtype) -> Iterator[Variant]:
-    """At least one, wherever why_not() has no objection."""
-    space, sums = Space.of(shape), 1 if dtype == torch.float32 else 2
-    none = True
-    for v in _widths(weight, shape.rows):
-        found: list[Variant] = [
-            *staged.candidates(weight, space, v, sums), *direct.candidates(weight, shape, v)
-        ]  # fmt: skip
-        none = none and not found
-        yield from found
-    if none:
-        yield staged.smallest(weight, space)
-
-
-def _widths(weight: Weight, rows: int) -> list[int]:
-    """Rows of a group for which the sums take about the fewest clocks."""
-    total = weight.values.numel()
-    clocks = {}
-    for v in WIDTHS:
-        products = v * weight.columns(v)
-        zeros = (products - weight.kept) / max(total - weight.kept, 1)
-        if v == 1 or (v <= rows and zeros <= MOST_ZEROS):
-            clocks[v] = CLOCKS[v] * products
-    least = min(clocks.values())
-    return [v for v, taken in clocks.items() if taken <= WORTH_TIMING * least]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from ctypes import c_int
 from functools import cached_property
 from typing import NamedTuple
@@ -13,16 +12,13 @@ from torch import Tensor
 
 from csbench.kernels.csr import columns
 from csbench.kernels.csr.columns import Lists, Weight
-from csbench.kernels.csr.launch import Call, multiprocessors, settle
+from csbench.kernels.csr.launch import Call, settle
 from csbench.kernels.csr.space import Shape
 
 SOURCE = "csr/direct.cu"
 MAX_TAPS = 32  # a tap is five bits of an entry, and one of a word of those inside the image
 MAX_OFFSET = 2**26  # words; the other bits
 PAGE = 64  # columns in a page of shared memory
-LEAST = 8  # columns in a part of a list
-MOST_SPLITS = 16
-MANY = 24  # times as many warps as fill the device: staged.cu is for those
 
 
 class Cut(NamedTuple):
@@ -135,22 +131,3 @@ def why_not(shape: Shape) -> str | None:
     if shape.channels * shape.size[0] * shape.size[1] >= MAX_OFFSET:
         return f"direct.cu takes images of up to {MAX_OFFSET} numbers"
     return None
-
-
-def candidates(weight: Weight, shape: Shape, v: int) -> Iterator[Direct]:
-    """Cuts worth timing: enough parts to fill the device, but not too short, and half as many."""
-    if why_not(shape) is not None:
-        return
-    groups = len(weight.groups(v)[0])
-    longest = weight.columns(v) // groups // LEAST
-    full = 16 * multiprocessors()
-    for words in (1, 2, 4):
-        warps = groups * -(-shape.pixels // (32 * words))
-        if warps > MANY * full:
-            continue
-        splits = 1
-        while splits < MOST_SPLITS and warps * splits < full and 2 * splits <= longest:
-            splits *= 2
-        yield Direct(weight, shape, Cut(v, words, splits))
-        if splits > 1:
-            yield Direct(weight, shape, Cut(v, words, splits // 2))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator
 from ctypes import c_int
 from functools import cached_property
 from typing import NamedTuple
@@ -14,13 +13,11 @@ from torch import Tensor
 
 from csbench.kernels.csr import columns
 from csbench.kernels.csr.columns import Lists, Weight
-from csbench.kernels.csr.launch import Call, multiprocessors, settle, shared_memory
+from csbench.kernels.csr.launch import Call, settle, shared_memory
 from csbench.kernels.csr.space import MAX_PHASES, Space
 
 SOURCE = "csr/staged.cu"
 ENOUGH = 16  # columns of a list in one chunk: with fewer, starting lists would take the time
-ALONE = 0.3  # of its time that a block takes more where it is alone on a multiprocessor
-COLUMN = 2  # words that could be multiplied in the time that a column takes besides
 MARGIN = 1.1  # of the longest run over the mean, as first guessed
 
 
@@ -204,37 +201,3 @@ class _Layer(ctypes.Structure):
         ("phase_y", c_int * MAX_PHASES), ("phase_x", c_int * MAX_PHASES),
         *((name, c_int) for name in ("span", "chunk", "row_blocks", "longest")),
     ]  # fmt: skip
-
-
-def smallest(weight: Weight, space: Space) -> Staged:
-    """The tile that fits where any does."""
-    return Staged(weight, space, Tile(1, 1, 1, 4))
-
-
-def candidates(weight: Weight, space: Space, v: int, sums: int) -> Iterator[Staged]:
-    """Tiles worth timing; a sum takes `sums` registers (1 in fp32, 2 of halves).
-
-    Of tiles that differ in width alone the one that leaves multiprocessors idle for least is taken.
-    """
-    for warps, rows, widths in (
-        (16, 8, range(4, 9)),
-        (8, 8, range(4, 9)),
-        (8, 4, range(10, 17, 2)),
-    ):
-        groups = max(1, rows // v)
-        tiles = {Tile(v, groups, width // sums, warps) for width in widths}
-        widest_first = sorted(tiles, reverse=True)
-        fitting = [s for tile in widest_first if (s := Staged(weight, space, tile)).fits]
-        if not fitting:
-            continue
-        best = min(fitting, key=_clocks)
-        too_tall = best.tile.rows >= 2 * space.shape.rows
-        if not too_tall and best.grid >= multiprocessors() // 2:
-            yield best
-
-
-def _clocks(staged: Staged) -> float:
-    """Of the busiest multiprocessor, in words that a warp multiplies by a column."""
-    rounds = -(-staged.grid // multiprocessors())
-    alone = ALONE if rounds % staged.tile.per_multiprocessor else 0
-    return (rounds + alone) * (staged.tile.words + COLUMN)

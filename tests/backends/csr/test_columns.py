@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from csbench.kernels.csr import columns, direct, staged
+from csbench.kernels.csr import candidates, columns, direct, staged
 from csbench.kernels.csr.columns import Lists, Weight
 from csbench.kernels.csr.space import Shape, Space
 
@@ -139,7 +139,7 @@ def test_tiles_fit_into_shared_memory(density: float) -> None:
     for size in (7, 56, 200):
         shape = LAYER._replace(images=64, size=(size, size), out_size=(size, size), rows=64)
         weight = Weight(weight_of(64, 40, 9, density).view(64, 40, 3, 3))
-        for layer in staged.candidates(weight, Space.of(shape), 2, sums=1):
+        for layer in candidates.tiles(weight, Space.of(shape), 2, sums=1):
             y = torch.empty(0)
             call = layer.call(y, y, None, y, 0)
             assert call.shared <= layer.tile.budget

@@ -9,7 +9,7 @@ import torch
 
 from csbench.backends.base import TORCH_DTYPE
 from csbench.backends.csr.layer import shape_of
-from csbench.kernels.csr import direct, launch, staged
+from csbench.kernels.csr import candidates, direct, launch
 from csbench.kernels.csr.columns import Weight
 from csbench.kernels.csr.direct import Cut, Direct
 from csbench.kernels.csr.space import Space
@@ -91,7 +91,7 @@ def variants(conv) -> Iterator[launch.Variant]:
 def test_a_tap_per_bit_is_all_that_direct_takes() -> None:
     shape = shape_of(layer(3, 4, (7, 7), (19, 17)), case())
     assert "49" in (direct.why_not(shape) or "")
-    assert not list(direct.candidates(Weight(torch.ones(4, 3, 7, 7)), shape, 1))
-    assert staged.smallest(Weight(torch.ones(4, 3, 7, 7)), Space.of(shape)).fits
+    assert not list(candidates.cuts(Weight(torch.ones(4, 3, 7, 7)), shape, 1))
+    assert candidates.smallest(Weight(torch.ones(4, 3, 7, 7)), Space.of(shape)).fits
     wide = shape._replace(kernel=(1, 1), channels=1 << 14, size=(64, 64))
     assert str(direct.MAX_OFFSET) in (direct.why_not(wide) or "")

@@ -16,6 +16,7 @@ from csbench.backends.conformance.network import INPUT, small_program
 from csbench.backends.csr import network
 from csbench.core.case import Case
 from csbench.core.pattern import parse
+from csbench.errors import BackendError
 from csbench.graph import reference
 from csbench.graph.program import Conv, Program
 from csbench.kernels import search
@@ -86,6 +87,12 @@ def counted(name: str, function: Any, calls: list[str]) -> Any:
         return function(*given, **named)
 
     return run
+
+
+def test_another_batch_is_refused() -> None:
+    lowered = network.lower_network(program(), case("fp32", 2))
+    with pytest.raises(BackendError, match=r"lowered for words of \[2, 64, 8, 8\].*not \[3, 64"):
+        lowered(torch.randn(3, *INPUT))
 
 
 def test_a_grouped_layer_runs_dense_and_says_why() -> None:
