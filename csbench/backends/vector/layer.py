@@ -18,7 +18,13 @@ from csbench.kernels.gather.tile import Kind, Load, Plan, candidates, options
 from csbench.kernels.gather.weights import Weights
 
 MAX_STRIDE, MAX_OFFSET, MAX_ELEMENTS = 8, 2**15, 2**31 - 1  # of the copy engine, 16 and 31 bits
-_SOURCES = ("gather/conv.cu", "gather/blocks.cuh", "gather/instructions.cuh", "wgmma/common.cuh")
+_SOURCES = (
+    *(f"gather/{name}" for name in (
+        "conv.cu", "shape.cuh", "blocks.cuh", "feed.cuh", "multiply.cuh", "finish.cuh",
+        "instructions.cuh",
+    )),
+    "wgmma/common.cuh",
+)  # fmt: skip
 
 
 def kind_of(dtype: str) -> Kind:

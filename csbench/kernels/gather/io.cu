@@ -18,9 +18,7 @@ __device__ __forceinline__ float to_float(plain_t v) {
 #if GATHER_PLAIN == 0
   return v;
 #elif GATHER_PLAIN == 1
-  float f;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
-  return f;
+  return half_to_float(v);
 #else
   return __uint_as_float(u32(v) << 16);
 #endif
@@ -29,13 +27,9 @@ __device__ __forceinline__ plain_t to_plain(float v) {
 #if GATHER_PLAIN == 0
   return v;
 #elif GATHER_PLAIN == 1
-  u16 r;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(v));
-  return r;
+  return float_to_half(v);
 #else
-  u16 r;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v));
-  return r;
+  return float_to_bfloat(v);
 #endif
 }
 

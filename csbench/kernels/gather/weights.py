@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,7 @@ class Weights:
         made, self.unscale = scaled(units)
         high = made.values.to(dtype)
         low = (made.values - high.float()).to(dtype)
-        self.parts = (high, low)[:planes]
+        self.parts: tuple[Tensor, ...] = (high, low)[:planes]
         self.rows = units.rows.reshape(-1).to(device)
         self.total_boxes = len(units.boxes()[0])
         self._held: dict[int, Held] = {}
@@ -49,8 +50,10 @@ class Weights:
         return self._held[boxes]
 
     def keep(self, boxes: int) -> None:
-        """Let go of what was packed for other stages."""
+        """Let go of what was packed for other stages, and of what it was packed from."""
         self._held = {boxes: self.held(boxes)}
+        self.parts = ()
+        self.units = dataclasses.replace(self.units, values=self.units.values[:0].clone())
 
 
 def coordinates(packed: Packed, geometry: Geometry) -> Tensor:

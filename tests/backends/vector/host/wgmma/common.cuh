@@ -66,28 +66,29 @@ inline void store_transposed(u32 to, const u32 (&r)[4]) {
 }
 
 // ---- numbers
-inline float half_value(u16 bits) {
-#if CS_BF16
-  return __uint_as_float(u32(bits) << 16);
-#else
+inline float half_to_float(u16 bits) {
   _Float16 h;
   memcpy(&h, &bits, 2);
   return float(h);
-#endif
 }
-inline u16 half_bits(float v) {
-#if CS_BF16
-  u32 bits;
-  memcpy(&bits, &v, 4);
-  if (v != v) return u16(bits >> 16) | 0x40;
-  return u16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-#else
+inline u16 float_to_half(float v) {
   const _Float16 h = _Float16(v);
   u16 bits;
   memcpy(&bits, &h, 2);
   return bits;
-#endif
 }
+inline u16 float_to_bfloat(float v) {
+  u32 bits;
+  memcpy(&bits, &v, 4);
+  return v != v ? u16(bits >> 16 | 0x40) : u16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+#if CS_BF16
+inline float half_value(u16 bits) { return __uint_as_float(u32(bits) << 16); }
+inline u16 half_bits(float v) { return float_to_bfloat(v); }
+#else
+inline float half_value(u16 bits) { return half_to_float(bits); }
+inline u16 half_bits(float v) { return float_to_half(v); }
+#endif
 inline u32 pack2(float low, float high) { return half_bits(low) | u32(half_bits(high)) << 16; }
 inline void unpack2(u32 v, float& low, float& high) {
   low = half_value(u16(v)), high = half_value(u16(v >> 16));

@@ -1,0 +1,164 @@
+// Finishing: sums become 16-bit numbers in a warp's scratch, channels in rows of 64 columns, and go
+// from there to memory. A piece is 32 columns x 8 channels.
+#pragma once
+#include "gather/shape.cuh"
+
+// Whether this warp finishes a piece.
+__device__ __forceinline__ bool mine(const Shape& s, const Me& me, int piece) {
+#if GATHER_SPLIT
+  return piece % s.ranks == me.rank && piece / s.ranks % kParts == me.part;
+#else
+  return true;
+#endif
+}
+
+struct Sixteen {  // bytes of the output: eight columns of a channel
+  bool here;
+  int at;
+  u32 scratch;
+};
+
+__device__ __forceinline__ Sixteen sixteen_of(const Shape& s, const Me& me, u32 scratch, int half,
+                                              int turn, int place) {
+  const int row = turn * 4 + me.lane / 8, chunk = me.lane % 8;
+  const int channel = __shfl_sync(0xffffffffu, me.channel, row);
+  const int piece = (half * 2 + chunk / 4) * kN + row / 8;
+  return {place >= 0 && channel >= 0 && mine(s, me, piece), channel + place,
+          scratch + half * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4)};
+}
+
+__device__ __forceinline__ void fetch_residual(const Pointers& p, const Shape& s, const Me& me,
+                                               u32 scratch, const int (&places)[kHalves]) {
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half)
+#pragma unroll
+    for (int turn = 0; turn < kUnit / 4; ++turn) {
+      const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
+      if (it.here)
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane)
+          copy_async(it.scratch + plane * kScratchPlane, p.residual + plane * s.plane + it.at);
+    }
+}
+
+// Scale, bias, residual, activation and rounding of one piece.
+__device__ __forceinline__ void finish(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
+                                       int pair, int n, const float (&sum)[8], float2 scale,
+                                       float2 bias) {
+  const int row = n * 8 + (me.lane & 7), chunk = pair % 2 * 4 + me.lane / 8;
+  const u32 at =
+      scratch + pair / 2 * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4);
+  float v[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    v[i] = sum[i] * (i & 1 ? scale.y : scale.x) + (i & 1 ? bias.y : bias.x);
+  u32 r[4];
+  if (p.residual) {
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      load_transposed(r, at + plane * kScratchPlane);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float first, second;
+        unpack2(r[i], first, second);
+        v[2 * i] += first * s.residual_scale, v[2 * i + 1] += second * s.residual_scale;
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (s.relu) v[i] = relu(v[i]);
+    if (p.limit) v[i] = min_or_nan(v[i], __ldg(p.limit));
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) r[i] = pack2(v[2 * i], v[2 * i + 1]);
+  store_transposed(at, r);
+  if (kPlanes == 2) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float first, second;
+      unpack2(r[i], first, second);
+      r[i] = pack2(v[2 * i] - first, v[2 * i + 1] - second);
+    }
+    store_transposed(at + kScratchPlane, r);
+  }
+}
+
+__device__ __forceinline__ float2 two_of(const float* values, const Me& me, int n) {
+  return __ldg(reinterpret_cast<const float2*>(values + me.unit * kUnit + n * 8) + (me.lane & 3));
+}
+
+__device__ __forceinline__ void store(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
+                                      const int (&places)[kHalves]) {
+  __syncwarp();
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half)
+#pragma unroll
+    for (int turn = 0; turn < kUnit / 4; ++turn) {
+      const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
+      if (it.here)
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane)
+          *reinterpret_cast<uint4*>(p.out + plane * s.plane + it.at) =
+              load_four(it.scratch + plane * kScratchPlane);
+    }
+  __syncwarp();
+}
+
+#if GATHER_SPLIT
+// The sums of all warps and blocks that share a tile, piece by piece, in the order of their stages.
+// They lie over the ring as [group, column, part][piece][half of it][lane] of four numbers.
+__device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& p, const Shape& s,
+                                       const Me& me) {
+  constexpr int kPieces = kM / 2 * kN, kPiece = 1024, kPart = kPieces * kPiece;  // bytes
+  const u32 first =
+      me.ring + (me.along * kGroups + me.group) * kParts * kPart + me.lane * 16;
+  sync_threads(1, 32 * kWarps);  // nobody reads stages any more
+#pragma unroll
+  for (int i = 0; i < 2 * kPieces; ++i) {
+    const float* v = sum[i / 2 / kN * 2 + i % 2][i / 2 % kN];
+    store_four(first + me.part * kPart + i * 512, make_float4(v[0], v[1], v[2], v[3]));
+  }
+  sync_threads(1, 32 * kWarps);
+  if (kParts > 1 && s.ranks > 1) {
+    for (int i = me.part; i < 2 * kPieces; i += kParts) {
+      float4 v = load_floats(first + i * 512);
+      for (int part = 1; part < kParts; ++part)
+        v = add(v, load_floats(first + part * kPart + i * 512));
+      store_four(first + i * 512, v);
+    }
+  }
+  if (s.ranks > 1) cluster_arrive(), cluster_wait();
+  const int sources = s.ranks > 1 ? s.ranks : kParts;
+#pragma unroll 1
+  for (int piece = me.rank + me.part * s.ranks; piece < kPieces; piece += kParts * s.ranks) {
+    float4 v[2] = {};
+#pragma unroll 4
+    for (int from = 0; from < sources; ++from)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const u32 at = first + piece * kPiece + i * 512;
+        v[i] = add(v[i], s.ranks > 1 ? load_remote(at, from) : load_floats(at + from * kPart));
+      }
+    const float flat[8] = {v[0].x, v[0].y, v[0].z, v[0].w, v[1].x, v[1].y, v[1].z, v[1].w};
+    const int n = piece % kN;
+    finish(p, s, me, me.scratch, piece / kN, n, flat, two_of(p.scale, me, n),
+           two_of(p.bias, me, n));
+  }
+}
+#else
+__device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const Pointers& p,
+                                           const Shape& s, const Me& me, u32 scratch) {
+#pragma unroll
+  for (int n = 0; n < kN; ++n) {
+    const float2 scale = two_of(p.scale, me, n), bias = two_of(p.bias, me, n);
+#pragma unroll
+    for (int pair = 0; pair < kM / 2; ++pair) {
+      float flat[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) flat[i] = sum[pair * 2 + i / 4][n][i % 4];
+      finish(p, s, me, scratch, pair, n, flat, scale, bias);
+    }
+  }
+}
+#endif

@@ -1,0 +1,160 @@
+// Multiplying: a warp's records, one after another, with the gathered channels of its stages.
+#pragma once
+#include "gather/shape.cuh"
+
+struct Record {
+  u32 weights[kPlanes][2 * kN];
+  u32 row;  // where this lane's row lies in the stage; the highest of 16 bits: the stage ends here
+};
+
+__device__ __forceinline__ void load_record(Record& r, const unsigned char* from, int lane) {
+#pragma unroll
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    if constexpr (kN == 1) {
+      const uint2 v = __ldg(reinterpret_cast<const uint2*>(from + plane * 256) + lane);
+      r.weights[plane][0] = v.x, r.weights[plane][1] = v.y;
+    } else {
+#pragma unroll
+      for (int q = 0; q < kN / 2; ++q) {
+        const uint4 v =
+            __ldg(reinterpret_cast<const uint4*>(from + (plane * (kN / 2) + q) * 512) + lane);
+        u32* w = r.weights[plane] + 4 * q;
+        w[0] = v.x, w[1] = v.y, w[2] = v.z, w[3] = v.w;
+      }
+    }
+  }
+  r.row = __ldg(reinterpret_cast<const u16*>(from + kWeightBytes) + (lane & 7) + 8 * (lane >> 4));
+}
+
+// One k-step of 16 kept channels: `pixels` is the stage's first block of this warp's columns.
+__device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& r, u32 pixels,
+                                         u32 plane_bytes, int lane) {
+  const u32 second = lane >> 3 & 1;  // this lane's row is of columns 8 to 15 of an m16 tile
+  const u32 row = r.row & 0x7fff;
+#if GATHER_SWIZZLED
+  const u32 at = pixels + (row ^ second << 4);
+#else
+  const u32 at = pixels + row + second * 1024;
+#endif
+  constexpr int kAhead = kPlanes == 2 ? 2 : 4;  // m16 tiles whose columns are read together
+#pragma unroll
+  for (int first = 0; first < kM; first += kAhead) {
+    u32 x[kAhead][kPlanes][4];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int m = first + i;
+#if GATHER_SWIZZLED
+      const u32 from = at ^ (m % 4) << 5;
+#else
+      const u32 from = at + m % 4 * 2048;
+#endif
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane)
+        load_transposed(x[i][plane], from + (m / 4 * kPlanes + plane) * plane_bytes);
+    }
+#pragma unroll
+    for (int product = kPlanes == 2 ? 0 : 2; product < 3; ++product) {  // small products first
+      const int xp = product == 0 ? kPlanes - 1 : 0, wp = product == 1 ? kPlanes - 1 : 0;
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i)
+#pragma unroll
+        for (int n = 0; n < kN; ++n)
+          multiply_tile(sum[first + i][n], x[i][xp], r.weights[wp][2 * n],
+                        r.weights[wp][2 * n + 1]);
+    }
+  }
+}
+
+// The records of a warp, one after another and from the last back to the first: GATHER_AHEAD of
+// them are on their way. They take turns in `held`, which the unrolled loop in accumulate() follows,
+// so that no register is copied (a copy would wait for the load).
+struct Reader {
+  static constexpr int kHeld = GATHER_AHEAD + 1;
+  u32 records, last, next;  // bytes from the first record: of a tile, and what is fetched next
+  Record held[kHeld];
+  int turn = 0;  // the one that comes next
+  int stages;    // of this warp in every tile
+
+  __device__ __forceinline__ Reader(const Pointers& p, const Shape& s, const Me& me) {
+    const int from = first_stage(s, me.rank, me.part), to = first_stage(s, me.rank, me.part + 1);
+    const int* starts = p.starts + me.unit * (s.stages + 1);
+    stages = to - from;
+    records = __ldg(starts + from) * kRecord, last = __ldg(starts + to) * kRecord - kRecord;
+    next = records;
+    if (stages)
+#pragma unroll
+      for (int i = 0; i < GATHER_AHEAD; ++i) fetch(held[i], p, me.lane);
+  }
+
+  __device__ __forceinline__ void fetch(Record& into, const Pointers& p, int lane) {
+    load_record(into, p.records + next, lane);
+    next = next == last ? records : next + kRecord;
+  }
+};
+
+// This warp's stages of a tile into `sum`; `refill` is called before every stage.
+template <class Refill>
+__device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& reader, Ring& ring,
+                                           const Pointers& p, const Shape& s, const Me& me,
+                                           const Refill& refill) {
+  const u32 plane_bytes = s.boxes * kBoxBytes, slot_bytes = kBlocks * kPlanes * plane_bytes;
+#pragma unroll
+  for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] = 0.f;
+  if (!reader.stages) return;
+#if GATHER_PROMOTE
+  float part[kM][kN][4] = {};
+  int steps = 0;
+#else
+  auto& part = sum;
+#endif
+  int left = reader.stages;
+  bool starts = true;  // a stage
+  u32 pixels = 0;
+  // One k-step, while a later record is fetched; true at the end of the tile.
+  const auto step = [&](const Record& now, Record& later) {
+    if (starts) {
+      refill();
+      pixels = me.ring + ring.slot * slot_bytes + me.along * kHalves * kPlanes * plane_bytes;
+      barrier_wait(me.full(s, ring.slot), ring.phase);
+    }
+    starts = now.row >> 15;  // the next step does
+    reader.fetch(later, p, me.lane);
+    multiply(part, now, pixels, plane_bytes, me.lane);
+#if GATHER_PROMOTE
+    if (++steps == GATHER_PROMOTE) {
+      steps = 0;
+#pragma unroll
+      for (int i = 0; i < kM * kN * 4; ++i)
+        (&sum[0][0][0])[i] += (&part[0][0][0])[i], (&part[0][0][0])[i] = 0.f;
+    }
+#endif
+    if (!starts) return false;
+    __syncwarp();
+    if (me.lane == 0) barrier_arrive(me.empty(s, ring.slot));
+    ring.advance(kParts, s.slots);
+    return --left == 0;
+  };
+  constexpr int kHeld = Reader::kHeld;
+  Record(&held)[kHeld] = reader.held;
+  switch (reader.turn) {
+    while (true) {
+      case 0:
+        reader.turn = 1;
+        if (step(held[0], held[kHeld - 1])) break;
+#if GATHER_AHEAD == 2
+        [[fallthrough]];
+      case 1:
+        reader.turn = 2;
+        if (step(held[1], held[0])) break;
+#endif
+        [[fallthrough]];
+      default:
+        reader.turn = 0;
+        if (step(held[kHeld - 1], held[kHeld - 2])) break;
+    }
+  }
+#if GATHER_PROMOTE
+#pragma unroll
+  for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] += (&part[0][0][0])[i];
+#endif
+}

@@ -1,0 +1,63 @@
+// What a launch of gather/conv.cu is told, and what its warps are; see there for the -D options.
+#pragma once
+#include "gather/blocks.cuh"
+
+constexpr int kPlanes = GATHER_PLANES, kN = GATHER_N, kM = GATHER_M;
+constexpr int kGroups = GATHER_GROUPS, kWarpsAlong = GATHER_COLUMNS, kParts = GATHER_PARTS;
+constexpr int kUnit = 8 * kN;
+constexpr int kHalves = kM / 4;                      // blocks of 64 columns of a warp
+constexpr int kBlocks = kWarpsAlong * kHalves;       // of a thread block
+constexpr int kWarps = kGroups * kWarpsAlong * kParts;
+constexpr int kThreads = 32 * (kWarps + GATHER_SPLIT);
+constexpr int kBoxBytes = 64 * 128;
+constexpr int kWeightBytes = kPlanes * kUnit * 16 * 2;
+constexpr int kRecord = kWeightBytes + 32;
+constexpr int kScratchPlane = kUnit * 128, kScratchHalf = kPlanes * kScratchPlane;
+
+static_assert(kM % 4 == 0, "a warp takes whole blocks of 64 columns");
+static_assert(GATHER_SPLIT || kParts == 1, "parts of K are added up only if K is split");
+
+struct Shape {
+  int blocks[3], box[4], step[4], size[4];  // by dimension of columns: see geometry.py
+  int out_stride[4];                        // elements between neighbouring output columns
+  int channel, plane;                       // elements between channels, planes of the output
+  int stages, boxes, total_boxes;           // boxes of a stage, and of the layer
+  int slots, ranks;                         // of the ring; blocks along K
+  int units, row_blocks, tiles;             // tiles = row blocks * blocks of columns
+  int scratch, scratch_step, barriers;      // byte offsets in shared memory
+  int relu;
+  float residual_scale;
+};
+
+struct Pointers {
+  const unsigned char* records;
+  const int* starts;  // [units, stages + 1]: first record of each stage
+  const int4* boxes;  // offsets by dimension (16 bits each), first channel
+  const int* rows;    // output channel of each row of each unit, -1 where it is padding
+  const float *scale, *bias, *limit;  // by row of the units; where ReLU6 ends, or null
+  const u16* residual;
+  u16* out;
+};
+
+// Who a warp is, and what it works on in every tile.
+struct Me {
+  int group, along, part, lane, rank, unit;
+  u32 ring, scratch;  // in shared memory: stages, this warp's results
+  int channel;        // where the output channel of row `lane` begins, -1: none
+
+  __device__ __forceinline__ u32 full(const Shape& s, int slot) const {
+    return ring + s.barriers + 8 * slot;
+  }
+  __device__ __forceinline__ u32 empty(const Shape& s, int slot) const {
+    return full(s, s.slots + slot);
+  }
+};
+
+// K is dealt to parts of a block and blocks of a cluster as runs of stages.
+__device__ __forceinline__ int first_stage(const Shape& s, int rank, int part) {
+#if GATHER_SPLIT
+  return (rank * kParts + part) * s.stages / (s.ranks * kParts);
+#else
+  return part * s.stages;
+#endif
+}
