@@ -26,6 +26,7 @@ from csbench.sparse.formats import VALUE_BYTES, BlockPacked
 SOURCE, ARCHITECTURE = "block.cu", "sm_90a"
 # Of the copy engine, and of 32-bit positions.
 MAX_STRIDE, MAX_REACH, MAX_POSITIONS = 8, 127, 2**31 - 512
+MAX_CHANNELS = 2**16  # a block's first channel is half a word
 
 
 def why_not(conv: Conv, case: Case) -> str | None:
@@ -40,6 +41,10 @@ def why_not(conv: Conv, case: Case) -> str | None:
         return (
             f"the copy engine takes {piece} channels at a time; this layer has {conv.input_size[0]}"
         )
+    if conv.input_size[0] > MAX_CHANNELS:
+        return (
+            f"the kernel takes up to {MAX_CHANNELS} channels; this layer has {conv.input_size[0]}"
+        )
     if max(conv.stride) > MAX_STRIDE or reach > MAX_REACH:
         return f"the copy engine takes strides to {MAX_STRIDE} and windows to {MAX_REACH} pixels"
     if case.batch * conv.output_size[1] * conv.output_size[2] > MAX_POSITIONS:
@@ -53,7 +58,7 @@ class Weights(NamedTuple):
     """Blocks of one shape as the kernel reads them, on the device."""
 
     values: Tensor
-    blocks: Tensor  # per kept block its first channel, and its tap
+    blocks: Tensor  # per kept block its first channel and its tap
     row_offsets: Tensor
 
 
@@ -74,7 +79,9 @@ class CutlassLayer(MeasuredLayer):
         padded = torch.zeros(-(-conv.output_size[0] // most) * most)
         padded[: len(conv.bias)] = conv.bias
         self.bias = padded.to(case.device)
-        self.window, self.size = _line_or_window(conv)
+        self.window = maps.Window(
+            (conv.weight.shape[2], conv.weight.shape[3]), conv.stride, conv.padding, conv.dilation
+        )
         kept = int(BlockPacked.pack(conv.weight, (rows, self.channels)).row_offsets.diff().max())
         found = candidates(
             row_widths, self.channels, case.dtype,
@@ -112,25 +119,27 @@ class CutlassLayer(MeasuredLayer):
         positions = x.shape[0] * self.output_size[1] * self.output_size[2]
         slices, rows = self.channels // tile.depth, len(weights.row_offsets) - 1
         stages = max(1, min(tile.stages, -(-self.kept * slices // tile.cluster)))
-        height, width = self.output_size[1:] if self.size else (1, positions)
-        image = (
-            (x.shape[0], *self.size, conv.input_size[0])
-            if self.size
-            else (1, 1, positions, conv.input_size[0])
-        )
-        view = maps.windows(
-            x, self.precision, image, self.window, channels=tile.depth, pixels=tile.pixels
-        )
         shape = _Convolution(
-            positions, rows, slices, stages, self.output_size[0], height, width,
-            *self.window.stride, *self.window.padding, ACTIVATIONS[conv.activation],
+            positions, rows, slices, stages, *self.output_size, *conv.stride, *conv.padding,
+            ACTIVATIONS[conv.activation], self.window.is_pixel,
         )  # fmt: skip
         _kernel(tile.options, x.device.index).launch(
             rows * -(-positions // tile.pixels) * tile.cluster, tile.threads,
-            [view, *weights, self.bias, residual, y, shape],
+            [self._view(tile, x), *weights, self.bias, residual, y, shape],
             shared=tile.shared_bytes(stages), overlap=True,
             cluster=tile.cluster if tile.cluster > 1 else None,
         )  # fmt: skip
+
+    def _view(self, tile: Tile, x: Tensor) -> maps.TensorMap:
+        """What a step of the tile reads of x."""
+        n, c, h, w = x.shape
+        if self.window.is_pixel:
+            return maps.lines(
+                x, self.precision, n * h * w, c, channels=tile.depth, pixels=min(tile.pixels, 256)
+            )
+        return maps.windows(
+            x, self.precision, (n, h, w, c), self.window, channels=tile.depth, pixels=tile.pixels
+        )
 
     def _packed(self, tile: Tile) -> Weights:
         if tile.rows not in self._weights:
@@ -171,19 +180,19 @@ def swizzled(values: Tensor, piece: int) -> Tensor:
 
 
 def entries(conv: Conv, packed: BlockPacked) -> Tensor:
-    """Per kept block (its first input channel, horizontal offset of its tap | vertical << 16)."""
+    """Per kept block its first input channel | offset of its tap across << 16 | and down << 24."""
     kernel_width, channels = conv.weight.shape[3], packed.block[1]
     per_tap = -(-conv.weight.shape[1] // channels)
     tap, channel = packed.columns // per_tap, packed.columns % per_tap * channels
     across, down = tap % kernel_width * conv.dilation[1], tap // kernel_width * conv.dilation[0]
-    return torch.stack([channel, across | down << 16], dim=1).to(torch.int32)
+    return (channel | across << 16 | down << 24).to(torch.int32)
 
 
 class _Convolution(ctypes.Structure):
     _fields_ = [
         (name, c_int) for name in (
             "positions", "rows", "slices", "stages", "out_channels", "out_height", "out_width",
-            "stride_h", "stride_w", "padding_h", "padding_w", "activation",
+            "stride_h", "stride_w", "padding_h", "padding_w", "activation", "pointwise",
         )
     ]  # fmt: skip
 
@@ -191,18 +200,6 @@ class _Convolution(ctypes.Structure):
 def _widths(precision: str) -> tuple[int, ...]:
     """Output channels that a row may have."""
     return tuple(SIMT if precision == "fp32" else TENSOR)
-
-
-def _line_or_window(conv: Conv) -> tuple[maps.Window, tuple[int, int] | None]:
-    """The window and the image's height and width; None where all pixels are one line.
-
-    Where every output pixel reads the one input pixel at its place, images need no edges.
-    """
-    kernel = (conv.weight.shape[2], conv.weight.shape[3])
-    window = maps.Window(kernel, conv.stride, conv.padding, conv.dilation)
-    if window == maps.Window((1, 1), (1, 1), (0, 0), conv.dilation):
-        return maps.Window((1, 1), (1, 1), (0, 0), (1, 1)), None
-    return window, conv.input_size[1:]
 
 
 @cache

@@ -54,9 +54,12 @@ class Tile:
 
     @property
     def registers(self) -> int:
-        """Of a thread: its sums, and what stands beside them."""
+        """Of a thread: its sums, a residual that waits for them, and the rest."""
         sums = self.pixels * self.rows // self.threads
-        return sums + (48 + 4 * self.per_thread if self.precision == "fp32" else 40)
+        if self.precision == "fp32":
+            return sums + 48 + 4 * self.per_thread
+        pieces = sums * VALUE_BYTES[self.precision] // 16
+        return sums + 40 + 4 * min(4, pieces)
 
     @property
     def stage_bytes(self) -> int:

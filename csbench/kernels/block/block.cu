@@ -20,7 +20,6 @@ static_assert(DEPTH % 4 == 0, "a step is whole 16-byte pieces");
 static_assert(TEAMS <= 8, "every team needs a named barrier");
 
 constexpr int kBytes = sizeof(Element);
-constexpr int kPiece = 16 / kBytes;             // elements of one 16-byte copy
 constexpr int kPieces = DEPTH / kPiece;         // copies of one pixel's step
 constexpr int kStride = DEPTH + kPiece;         // padded: eight neighbours touch all 32 banks
 constexpr int kThreads = 32 * WARPS * TEAMS;
@@ -55,38 +54,11 @@ struct Position {
   u32 taps;    // bit t: tap t lies inside the image
 };
 
-// 16 bytes from global to shared memory, zeros where they do not exist.
-// `to` is a shared address in bytes; `from` is not read, and may be anything, where none exist.
-__device__ __forceinline__ void copy_piece(u32 to, const Element* from, bool exists) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(exists ? 16 : 0)
-               : "memory");
-}
-
-__device__ __forceinline__ void close_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-template <int Pending>
-__device__ __forceinline__ void await_stage() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
-}
-
 __device__ __forceinline__ void team_sync(int team) {
   if (WARPS == 1)
     __syncwarp();
   else
-    asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "n"(kTeamThreads) : "memory");
-}
-
-// ---- programmatic dependent launch: weights may be fetched before the predecessor has ended
-__device__ __forceinline__ void let_successor_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-__device__ __forceinline__ void await_predecessor() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
+    sync_threads(team + 1, kTeamThreads);
 }
 
 // ---- the arithmetic of one warp: sums for ROWS channels x kWarpPixels pixels
@@ -155,7 +127,7 @@ struct Sums {
   // Straight from registers: two lanes write 32 neighbouring bytes, so no sector is half written.
   // The next pixel's residual is on its way while this one's is added.
   __device__ __forceinline__ void write(const Output& output, int flat, int channel) const {
-    Four more[2][kLaneRows / 4];
+    Piece more[2][kLaneRows / 4];
     const auto fetch = [&](int j) {
 #pragma unroll
       for (int i = 0; i < kLaneRows; i += 4)
@@ -169,33 +141,12 @@ struct Sums {
 #pragma unroll
       for (int i = 0; i < kLaneRows; i += 4)
         output.write(flat + j * kPixelLanes + pixel_lane, channel + 4 * row_lane + i * kRowLanes,
-                     *reinterpret_cast<const float4*>(sum[j] + i), more[j % 2][i / 4]);
+                     *reinterpret_cast<const PieceSums*>(sum[j] + i), more[j % 2][i / 4]);
     }
   }
 };
 #else
 constexpr int kQuads = DEPTH / (2 * kPiece);
-
-__device__ __forceinline__ void load_matrices(u32 (&r)[4], const Element* p) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(p)));
-}
-
-// 16 pixels x 8 channels, 32 bytes deep: k8 in tf32, k16 in half precision.
-__device__ __forceinline__ void matrix_product(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-#if PRECISION == 1
-#define SHAPE "m16n8k8.row.col.f32.tf32.tf32.f32"
-#elif PRECISION == 2
-#define SHAPE "m16n8k16.row.col.f32.f16.f16.f32"
-#else
-#define SHAPE "m16n8k16.row.col.f32.bf16.bf16.f32"
-#endif
-  asm volatile("mma.sync.aligned." SHAPE
-               " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 struct Sums {
   float sum[LANE_PIXELS][ROWS / 8][4];
@@ -224,11 +175,11 @@ struct Sums {
       u32 a[LANE_PIXELS][4];
 #pragma unroll
       for (int j = 0; j < LANE_PIXELS; ++j)
-        load_matrices(a[j], activations + (16 * j + line) * kStride + k + half);
+        load_matrices(a[j], shared_address(activations + (16 * j + line) * kStride + k + half));
 #pragma unroll
       for (int i = 0; i < ROWS / 16; ++i) {
         u32 b[4];  // channels 0-7, 32 bytes deep, then channels 8-15: each pair in a row
-        load_matrices(b, weights + (16 * i + channel) * kStride + k + deep);
+        load_matrices(b, shared_address(weights + (16 * i + channel) * kStride + k + deep));
 #pragma unroll
         for (int j = 0; j < LANE_PIXELS; ++j) {
           matrix_product(sum[j][2 * i], a[j], b[0], b[1]);
@@ -247,7 +198,7 @@ struct Sums {
         for (int e = 0; e < 4; e += 2)
           *reinterpret_cast<float2*>(partial + (16 * j + 4 * e + lane / 4) * Partial::kStride + 8 * i +
                                      2 * (lane % 4)) =
-              make_float2(sum[j][i][e], sum[j][i][e + 1]);
+              float2{sum[j][i][e], sum[j][i][e + 1]};
   }
 };
 #endif
@@ -264,7 +215,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
     int positions, int rows, int in_channels, int in_height, int in_width, int out_channels,
     int out_height, int out_width, int kernel_height, int kernel_width, int stride_h, int stride_w,
     int padding_h, int padding_w, int dilation_h, int dilation_w, int activation) {
-  extern __shared__ __align__(16) char shared[];
+  unsigned char* shared = dynamic_shared_memory();
   Position* position = reinterpret_cast<Position*>(shared + kPositionsAt);
 
   let_successor_start();

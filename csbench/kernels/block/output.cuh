@@ -2,149 +2,110 @@
 // not change between runs, then residual, activation, y. PRECISION as in block.cu.
 #pragma once
 
-using u16 = unsigned short;
-using u32 = unsigned int;
+#include "block/instructions.cuh"
 
 #if PRECISION < 2
 using Element = float;
+__device__ __forceinline__ float widen(Element v) { return v; }
+__device__ __forceinline__ Element narrow(float f) { return f; }
 #else
 using Element = u16;  // the bits of a half or a bfloat16
+__device__ __forceinline__ float widen(Element v) { return widen_half(v); }
+__device__ __forceinline__ Element narrow(float f) { return narrow_half(f); }
 #endif
 
-__device__ __forceinline__ u32 shared_address(const void* p) {
-  return static_cast<u32>(__cvta_generic_to_shared(p));
-}
+enum Activation { kNone = 0, kRelu = 1, kRelu6 = 2 };
 
-// ---- clusters (a cluster of one before Hopper)
-__device__ __forceinline__ int cluster_rank() {
-  int rank = 0;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-  return rank;
-}
-__device__ __forceinline__ int cluster_size() {
-  int size = 1;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-#endif
-  return size;
-}
-__device__ __forceinline__ void cluster_sync() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ float4 load_from(const float* p, int rank) {
-#if __CUDA_ARCH__ >= 900
-  float4 v;
-  u32 there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(p)), "r"(rank));
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(there)
-               : "memory");
-  return v;
-#else
-  return *reinterpret_cast<const float4*>(p);
-#endif
-}
+constexpr int kPiece = 16 / int(sizeof(Element));  // elements of one 16-byte copy
 
-// ---- from and to the type of the activations
-__device__ __forceinline__ float widen(Element v) {
-#if PRECISION < 2
-  return v;
-#elif PRECISION == 2
-  float f;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
-  return f;
-#else
-  return __uint_as_float(static_cast<u32>(v) << 16);
-#endif
-}
-__device__ __forceinline__ Element narrow(float f) {
-#if PRECISION < 2
-  return f;
-#elif PRECISION == 2
-  u16 v;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(v) : "f"(f));
-  return v;
-#else
-  u16 v;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(v) : "f"(f));
-  return v;
-#endif
-}
+struct alignas(16) Piece {
+  Element v[kPiece];
+};
 
-// Written so that NaN stays NaN.
-__device__ __forceinline__ float activate(float v, int activation) {
-  if (activation >= 1 && v < 0.0f) v = 0.0f;
-  if (activation == 2 && v > 6.0f) v = 6.0f;
-  return v;
-}
-
-struct alignas(4 * sizeof(Element)) Four {
-  Element v[4];
+// The sums of one piece.
+struct alignas(16) PieceSums {
+  float v[kPiece];
 };
 
 __device__ __forceinline__ void add(float4& total, const float4& v) {
   total.x += v.x, total.y += v.y, total.z += v.z, total.w += v.w;
 }
 
-// The way out of four channels' sums of one pixel. The bias is in the sums from the start.
+// The way out of a piece of one pixel's channels. The bias is in the sums from the start.
 struct Output {
   const Element* residual;
   Element* y;
-  int positions, channels, activation;
+  int positions, channels;
+  float least, most;  // what the activation leaves
+
+  __device__ __forceinline__ Output(const Element* residual_, Element* y_, int positions_,
+                                    int channels_, int activation)
+      : residual(residual_), y(y_), positions(positions_), channels(channels_),
+        least(activation == kNone ? -__uint_as_float(0x7f800000u) : 0.0f),
+        most(activation == kRelu6 ? 6.0f : __uint_as_float(0x7f800000u)) {}
 
   __device__ __forceinline__ bool inside(int flat, int channel) const {
     return flat < positions && channel < channels;
   }
 
-  __device__ __forceinline__ Four extra(int flat, int channel) const {
-    Four four{};
-    if (residual && inside(flat, channel)) {
-      const Element* from = residual + static_cast<long long>(flat) * channels + channel;
-      if (channels % 4 == 0)
-        four = *reinterpret_cast<const Four*>(from);
-      else
-        for (int e = 0; e < 4; ++e)
-          if (channel + e < channels) four.v[e] = from[e];
+  // The residual of a tile on its way to L2, long before it is read.
+  template <int kPixels, int kRows, int kThreads>
+  __device__ __forceinline__ void prefetch(int first_pixel, int first_channel, int thread) const {
+    constexpr int kLine = 128 / int(sizeof(Element)), kLines = (kRows + kLine - 1) / kLine;
+    if (!residual) return;
+    for (int i = thread; i < kPixels * kLines; i += kThreads) {
+      const int flat = first_pixel + i / kLines, channel = first_channel + i % kLines * kLine;
+      if (inside(flat, channel))
+        prefetch_line(residual + static_cast<long long>(flat) * channels + channel);
     }
-    return four;
   }
 
-  __device__ __forceinline__ void write(int flat, int channel, float4 sums, Four more) const {
+  __device__ __forceinline__ Piece extra(int flat, int channel) const {
+    Piece piece{};
+    if (residual && inside(flat, channel)) {
+      const Element* from = residual + static_cast<long long>(flat) * channels + channel;
+      if (channels % kPiece == 0)
+        piece = *reinterpret_cast<const Piece*>(from);
+      else
+        for (int e = 0; e < kPiece; ++e)
+          if (channel + e < channels) piece.v[e] = from[e];
+    }
+    return piece;
+  }
+
+  __device__ __forceinline__ void write(int flat, int channel, const PieceSums& sums,
+                                        const Piece& more) const {
     if (!inside(flat, channel)) return;
-    const float total[4] = {sums.x, sums.y, sums.z, sums.w};
-    Four four;
+    Piece piece;
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
-      four.v[e] = narrow(activate(total[e] + (residual ? widen(more.v[e]) : 0.0f), activation));
+    for (int e = 0; e < kPiece; ++e) {
+      const float v = residual ? sums.v[e] + widen(more.v[e]) : sums.v[e];
+      piece.v[e] = narrow(min_or_nan(max_or_nan(v, least), most));
+    }
     Element* to = y + static_cast<long long>(flat) * channels + channel;
-    if (channels % 4 == 0)
-      *reinterpret_cast<Four*>(to) = four;
+    if (channels % kPiece == 0)
+      *reinterpret_cast<Piece*>(to) = piece;
     else
-      for (int e = 0; e < 4; ++e)
-        if (channel + e < channels) to[e] = four.v[e];
+      for (int e = 0; e < kPiece; ++e)
+        if (channel + e < channels) to[e] = piece.v[e];
   }
 };
 
 // The sums of a tile of kPixels x kRows in shared memory, in kParts parts of this thread block and
 // as many of every peer in its cluster. Each block of the cluster writes its part of the tile.
-// kEarly: the residual is read into registers long before it is added.
+// kEarly: the first residuals are read into registers long before they are added.
 template <int kPixels, int kRows, int kParts, int kThreads, int kPad, bool kEarly>
 struct PartialSums {
   static constexpr int kStride = kRows + kPad;  // of a pixel, in floats
   static constexpr int kBytes = kParts * kPixels * kStride * 4;
-  static constexpr int kFours = kRows / 4, kAll = kPixels * kFours;
+  static constexpr int kPieces = kRows / kPiece, kAll = kPixels * kPieces;
   static constexpr int kEach = kAll / kThreads;
   static constexpr int kBatch = kEach < 1 ? 1 : kEach > 4 ? 4 : kEach;
 
   const Output& output;
   float* shared;
   int thread, rank, peers, first_pixel, first_channel;
-  Four more[kBatch];
+  Piece more[kBatch];
 
   __device__ __forceinline__ PartialSums(const Output& output_, void* shared_, int thread_,
                                          int first_pixel_, int first_channel_)
@@ -164,26 +125,32 @@ struct PartialSums {
 #pragma unroll
     for (int n = 0; n < kBatch; ++n) {
       const int i = base + n * peers * kThreads;
-      more[n] = i < kAll ? output.extra(first_pixel + i / kFours, first_channel + i % kFours * 4)
-                         : Four{};
+      more[n] = i < kAll
+                    ? output.extra(first_pixel + i / kPieces, first_channel + i % kPieces * kPiece)
+                    : Piece{};
     }
   }
 
   __device__ __forceinline__ float* at(int i) const {
-    return shared + i / kFours * kStride + i % kFours * 4;
+    return shared + i / kPieces * kStride + i % kPieces * kPiece;
   }
 
-  __device__ __forceinline__ float4 sum_of_parts(int i) const {
-    float4 total = *reinterpret_cast<const float4*>(at(i));
+  // Parts of this block, or what each peer has in its first part.
+  __device__ __forceinline__ PieceSums sum(int i, bool of_peers) const {
+    PieceSums total;
 #pragma unroll
-    for (int n = 1; n < kParts; ++n)
-      add(total, *reinterpret_cast<const float4*>(at(i) + n * kPixels * kStride));
-    return total;
-  }
-
-  __device__ __forceinline__ float4 sum_of_peers(int i) const {
-    float4 total = load_from(at(i), 0);
-    for (int peer = 1; peer < peers; ++peer) add(total, load_from(at(i), peer));
+    for (int q = 0; q < kPiece; q += 4) {
+      float4& four = *reinterpret_cast<float4*>(total.v + q);
+      if (of_peers) {
+        four = load_from(at(i) + q, 0);
+        for (int peer = 1; peer < peers; ++peer) add(four, load_from(at(i) + q, peer));
+      } else {
+        four = *reinterpret_cast<const float4*>(at(i) + q);
+#pragma unroll
+        for (int n = 1; n < kParts; ++n)
+          add(four, *reinterpret_cast<const float4*>(at(i) + q + n * kPixels * kStride));
+      }
+    }
     return total;
   }
 
@@ -192,8 +159,12 @@ struct PartialSums {
     __syncthreads();
     if (peers > 1) {
       if (kParts > 1)
-        for (int i = thread; i < kAll; i += kThreads)
-          *reinterpret_cast<float4*>(at(i)) = sum_of_parts(i);
+        for (int i = thread; i < kAll; i += kThreads) {
+          const PieceSums total = sum(i, false);
+#pragma unroll
+          for (int q = 0; q < kPiece; q += 4)
+            *reinterpret_cast<float4*>(at(i) + q) = *reinterpret_cast<const float4*>(total.v + q);
+        }
       cluster_sync();
     }
     for (int base = start(); base < kAll; base += kBatch * peers * kThreads) {
@@ -202,8 +173,8 @@ struct PartialSums {
       for (int n = 0; n < kBatch; ++n) {
         const int i = base + n * peers * kThreads;
         if (i >= kAll) break;
-        output.write(first_pixel + i / kFours, first_channel + i % kFours * 4,
-                     peers == 1 ? sum_of_parts(i) : sum_of_peers(i), more[n]);
+        output.write(first_pixel + i / kPieces, first_channel + i % kPieces * kPiece,
+                     sum(i, peers > 1), more[n]);
       }
     }
     if (peers > 1) cluster_sync();  // a peer may still be reading this block's sums

@@ -14,10 +14,9 @@
 // PRECISION 0: fp32 on CUDA cores. 1, 2, 3: tf32, fp16, bf16 on tensor cores, fp32 sums.
 
 #include <cute/tensor.hpp>
-#include <cutlass/arch/barrier.h>
-#include <cutlass/arch/grid_dependency_control.h>
 
-#include "../block/output.cuh"
+#include "block/output.cuh"
+#include "cutlass/copies.cuh"
 
 using namespace cute;
 
@@ -35,26 +34,26 @@ __device__ __forceinline__ void add(Sums& sums, const More& more) {
 }
 
 #if PRECISION == 0
-#include "simt.cuh"
+#include "cutlass/simt.cuh"
 #else
-#include "tensor.cuh"
+#include "cutlass/tensor.cuh"
 #endif
-
-using Full = cutlass::arch::ClusterTransactionBarrier;
-using Empty = cutlass::arch::ClusterBarrier;
 
 constexpr int kThreads = 32 * WARPS;
 constexpr int kPixelBytes = PIXELS * DEPTH * int(sizeof(Element));
 constexpr int kWeightBytes = ROWS * DEPTH * int(sizeof(Element));
 constexpr int kStageBytes = (kPixelBytes + kWeightBytes + 1023) / 1024 * 1024;  // swizzles repeat
 constexpr int kHeader = 2048, kMaxStages = 16;
+constexpr int kBoxLines = PIXELS < 256 ? PIXELS : 256;  // the most that a box of a matrix has
+static_assert(PIXELS % kBoxLines == 0, "whole boxes");
 static_assert(DEPTH * sizeof(Element) <= 128, "a pixel's step is at most a row of a swizzle");
 
-using Partial = PartialSums<PIXELS, ROWS, 1, kThreads, Products::kPad, false>;
+using Partial = PartialSums<PIXELS, ROWS, 1, kThreads, Products::kPad, Products::kEarly>;
 
 struct Convolution {
   int positions, rows, slices, stages;
   int out_channels, out_height, out_width, stride_h, stride_w, padding_h, padding_w, activation;
+  int pointwise;  // every output pixel reads the one input pixel at its place
 };
 
 struct Ring {
@@ -68,12 +67,12 @@ struct Ring {
 // Shared memory: barriers and the bias, then the stages, which the partial sums use again.
 struct Shared {
   unsigned char* base;
-  __device__ __forceinline__ uint64_t* full(int slot) const {
-    return reinterpret_cast<uint64_t*>(base) + slot;
+  __device__ __forceinline__ Barrier& full(int slot) const {
+    return reinterpret_cast<Barrier*>(base)[slot];
   }
-  __device__ __forceinline__ uint64_t* empty(int slot) const { return full(kMaxStages + slot); }
+  __device__ __forceinline__ Barrier& empty(int slot) const { return full(kMaxStages + slot); }
   __device__ __forceinline__ float* bias() const {
-    return reinterpret_cast<float*>(full(2 * kMaxStages));
+    return reinterpret_cast<float*>(&full(2 * kMaxStages));
   }
   __device__ __forceinline__ unsigned char* pixels(int slot) const {
     return base + kHeader + slot * kStageBytes;
@@ -85,79 +84,90 @@ struct Shared {
 
 // Has the copy engine fetch one step after the other. One thread of a block is the producer.
 struct Producer {
-  const TmaDescriptor* image;
+  const TensorMap& image;
   const Element* values;  // of step 0 of the row
-  const int2* blocks;     // of the row
+  const int* next;        // the kept block after this one
   const Shared& shared;
-  int slices, step, end, w, h, n;
+  int slices, slice, step, end, pointwise, first_pixel, w, h, n;
   Ring ring;
-  int2 block{};  // of the next step: read early, so that its latency is hidden
+  int block = 0;  // of the next step: read early, so that its latency is hidden
 
-  __device__ __forceinline__ Producer(const TmaDescriptor* image_, const Element* values_,
-                                      const int2* blocks_, const Shared& shared_,
-                                      const Convolution& conv, int begin, int end_, int first_pixel)
-      : image(image_), values(values_), blocks(blocks_), shared(shared_), slices(conv.slices),
-        step(begin), end(end_), ring{conv.stages} {
+  __device__ __forceinline__ Producer(const TensorMap& image_, const Element* values_,
+                                      const int* blocks, const Shared& shared_,
+                                      const Convolution& conv, int begin, int end_,
+                                      int first_pixel_)
+      : image(image_), values(values_), next(blocks + begin / conv.slices), shared(shared_),
+        slices(conv.slices), slice(begin % conv.slices), step(begin), end(end_),
+        pointwise(conv.pointwise), first_pixel(first_pixel_), ring{conv.stages} {
     const int line = first_pixel / conv.out_width;
     n = line / conv.out_height;
     w = (first_pixel - line * conv.out_width) * conv.stride_w - conv.padding_w;
     h = (line - n * conv.out_height) * conv.stride_h - conv.padding_h;
-    if (step < end) block = blocks[step / slices];
+    if (step < end) block = *next++;
   }
 
   __device__ __forceinline__ void fetch_weights(int of, int slot) {
-    Full::arrive_and_expect_tx(shared.full(slot), kPixelBytes + kWeightBytes);
-    SM90_BULK_COPY_G2S::copy(values + size_t(of) * ROWS * DEPTH, shared.full(slot),
-                             shared.weights(slot), kWeightBytes);
+    barrier_expect(shared.full(slot), kPixelBytes + kWeightBytes);
+    load_bytes(shared.weights(slot), values + size_t(of) * ROWS * DEPTH, kWeightBytes,
+               shared.full(slot));
   }
 
   __device__ __forceinline__ void fetch_pixels() {
-    SM90_TMA_LOAD_IM2COL_4D::copy(image, shared.full(ring.slot), shared.pixels(ring.slot),
-                                  block.x + step % slices * DEPTH, w, h, n, block.y & 0xffff,
-                                  block.y >> 16);
-    if (++step < end) block = blocks[step / slices];
-    ring.advance();
+    const int channel = (block & 0xffff) + slice * DEPTH;
+    unsigned char* to = shared.pixels(ring.slot);
+    if (pointwise)
+#pragma unroll
+      for (int line = 0; line < PIXELS; line += kBoxLines)
+        load_lines(to + line * DEPTH * sizeof(Element), image, channel, first_pixel + line,
+                   shared.full(ring.slot));
+    else
+      load_window(to, image, channel, w, h, n, block >> 16 & 0xff, block >> 24,
+                  shared.full(ring.slot));
+    ++step, ring.advance();
+    if (++slice == slices) {
+      slice = 0;
+      if (step < end) block = *next++;
+    }
   }
 
   // Weights do not depend on the kernel before, so the first are on their way before it ends.
   __device__ __forceinline__ void fill_ring() {
     const int first = min(end - step, ring.stages);
     for (int i = 0; i < first; ++i) fetch_weights(step + i, i);
-    cutlass::arch::wait_on_dependent_grids();
+    await_predecessor();
     for (int i = 0; i < first; ++i) fetch_pixels();
   }
 
   __device__ __forceinline__ void refill() {
     if (step >= end) return;
-    Empty::wait(shared.empty(ring.slot), ring.phase ^ 1);
+    barrier_wait(shared.empty(ring.slot), ring.phase ^ 1);
     fetch_weights(step, ring.slot);
     fetch_pixels();
   }
 };
 
 // values       [blocks][slices] steps of weights as the products read them
-// blocks       per kept block its first channel, and its tap: horizontal offset | vertical << 16
+// blocks       per kept block its first channel | its tap's offset across << 16 | and down << 24
 // row_offsets  [rows + 1] into blocks
 // bias         [rows][ROWS]
 extern "C" __global__ void __launch_bounds__(kThreads, RESIDENT)
-    block_convolution(const __grid_constant__ TmaDescriptor image,
-                      const Element* __restrict__ values, const int2* __restrict__ blocks,
+    block_convolution(const __grid_constant__ TensorMap image,
+                      const Element* __restrict__ values, const int* __restrict__ blocks,
                       const int* __restrict__ row_offsets, const float* __restrict__ bias,
                       const Element* residual, Element* y, const Convolution conv) {
-  extern __shared__ __align__(1024) unsigned char memory[];
-  const Shared shared{memory};
+  const Shared shared{dynamic_shared_memory()};
   const int thread = threadIdx.x, rank = cluster_rank(), peers = cluster_size();
   const int place = blockIdx.x / peers;
   const int row = place % conv.rows, first_pixel = place / conv.rows * PIXELS;
 
-  cutlass::arch::launch_dependent_grids();
+  let_successor_start();
   if (thread == 0) {
-    prefetch_tma_descriptor(&image);
+    prefetch_map(image);
     for (int slot = 0; slot < conv.stages; ++slot) {
-      Full::init(shared.full(slot), 1);
-      Empty::init(shared.empty(slot), WARPS);
+      barrier_init(shared.full(slot), 1);
+      barrier_init(shared.empty(slot), WARPS);
     }
-    cutlass::arch::fence_barrier_init();
+    fence_barrier_init();
   }
   for (int i = thread; i < ROWS; i += kThreads)
     shared.bias()[i] = rank == 0 ? bias[row * ROWS + i] : 0.0f;  // only one peer adds it
@@ -167,18 +177,24 @@ extern "C" __global__ void __launch_bounds__(kThreads, RESIDENT)
   const uint32_t all = (row_offsets[row + 1] - first) * conv.slices;
   const int begin = __shfl_sync(~0u, all * rank / peers, 0);
   const int end = __shfl_sync(~0u, all * (rank + 1) / peers, 0);
-  Producer producer(&image, values + size_t(first) * conv.slices * ROWS * DEPTH, blocks + first,
+  Producer producer(image, values + size_t(first) * conv.slices * ROWS * DEPTH, blocks + first,
                     shared, conv, begin, end, first_pixel);
+  const Output output{residual, y, conv.positions, conv.out_channels, conv.activation};
+  Partial partial(output, shared.base + kHeader, thread, first_pixel, row * ROWS);
   Products products(thread);
   if (thread == 0) producer.fill_ring();
-  cutlass::arch::wait_on_dependent_grids();
+  await_predecessor();
+  if (Products::kEarly)
+    partial.fetch_early();
+  else
+    output.prefetch<PIXELS, ROWS, kThreads>(first_pixel, row * ROWS, thread);
 
   const auto release = [&](int slot) {
-    if (thread % 32 == 0) Empty::arrive(shared.empty(slot));
+    if (thread % 32 == 0) barrier_arrive(shared.empty(slot));
   };
   Ring ring{conv.stages};
   for (int step = begin, previous = 0; step < end; ++step, ring.advance()) {
-    Full::wait(shared.full(ring.slot), ring.phase);
+    barrier_wait(shared.full(ring.slot), ring.phase);
     products.multiply(shared.pixels(ring.slot), shared.weights(ring.slot), [&] {
       if (step == begin) return;
       if (Products::kAsynchronous) release(previous);
@@ -189,14 +205,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, RESIDENT)
   }
   products.finish(shared.bias());
 
-  const Output output{residual, y, conv.positions, conv.out_channels, conv.activation};
 #if PRECISION == 0
   if (peers == 1) {
     products.write(output, first_pixel, row * ROWS);
     return;
   }
 #endif
-  Partial partial(output, memory + kHeader, thread, first_pixel, row * ROWS);
   __syncthreads();  // all stages are read, and become the place of the sums
   products.store(partial.part(0));
   partial.write();

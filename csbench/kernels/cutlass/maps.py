@@ -1,4 +1,4 @@
-"""How the copy engine sees the activations of a convolution (cuTensorMapEncodeIm2col)."""
+"""How the copy engine sees the activations of a convolution (cuTensorMapEncode*)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from csbench.errors import BackendError
 from csbench.kernels.driver import driver
 from csbench.kernels.wgmma.maps import TensorMap
+
+__all__ = ["TensorMap", "Window", "lines", "windows"]
 
 # CUtensorMapDataType by precision. tf32 numbers are rounded on their way to shared memory, which
 # tensor cores would truncate.
@@ -28,6 +30,11 @@ class Window(NamedTuple):
     stride: Pair
     padding: Pair
     dilation: Pair
+
+    @property
+    def is_pixel(self) -> bool:
+        """Whether every output pixel reads the one input pixel at its place."""
+        return self.kernel == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
 
 
 def windows(
@@ -51,10 +58,23 @@ def windows(
         channels, pixels, (c_uint32 * 4)(1, window.stride[1], window.stride[0], 1),
         0, _SWIZZLES[channels * width], _PROMOTE_256B, 0,
     )  # fmt: skip
-    if code:
-        raise BackendError(
-            f"the CUDA driver refused a tensor map of {window} on an image {size} (error {code})"
-        )
+    _check(code, f"{window} on an image {size}")
+    return found
+
+
+def lines(
+    image: Tensor, precision: str, count: int, columns: int, *, channels: int, pixels: int
+) -> TensorMap:
+    """Boxes of `pixels` lines x `channels` of a matrix [count, columns]; zeros outside of it."""
+    width = image.element_size()
+    found = _aligned()
+    code = driver().cuTensorMapEncodeTiled(
+        byref(found), TYPES[precision], 2, c_void_p(image.data_ptr()),
+        (c_uint64 * 2)(columns, count), (c_uint64 * 1)(columns * width),
+        (c_uint32 * 2)(channels, pixels), (c_uint32 * 2)(1, 1),
+        0, _SWIZZLES[channels * width], _PROMOTE_256B, 0,
+    )  # fmt: skip
+    _check(code, f"a matrix {count} x {columns} in boxes of {pixels} x {channels}")
     return found
 
 
@@ -62,3 +82,8 @@ def _aligned() -> TensorMap:
     """A tensor map at an address that is a multiple of 64, as the driver demands."""
     buffer = (ctypes.c_ubyte * (128 + 63))()
     return TensorMap.from_buffer(buffer, -ctypes.addressof(buffer) % 64)
+
+
+def _check(code: int, what: str) -> None:
+    if code:
+        raise BackendError(f"the CUDA driver refused a tensor map of {what} (error {code})")

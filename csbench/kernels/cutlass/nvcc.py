@@ -87,7 +87,7 @@ def command(file: str, options: Sequence[str], arch: str, target: Path) -> list[
     number = arch.removeprefix("sm_")
     return [
         str(compiler()), *FLAGS, f"-gencode=arch=compute_{number},code={arch}",
-        f"-I{headers()}", *options, "-o", str(target), str(_HERE / file),
+        f"-I{_HERE.parent}", f"-I{headers()}", *options, "-o", str(target), str(_HERE / file),
     ]  # fmt: skip
 
 
@@ -96,7 +96,9 @@ def digest(file: str) -> str:
     texts = [_HERE / file]
     for text in texts:
         for name in re.findall(r'^#include "(.+)"', text.read_text(), re.MULTILINE):
-            if (included := (text.parent / name).resolve()) not in texts:
+            places = (text.parent / name, _HERE.parent / name)
+            included = next((place for place in places if place.is_file()), None)
+            if included is not None and included not in texts:
                 texts.append(included)
     return hashlib.sha256(b"\0".join(text.read_bytes() for text in texts)).hexdigest()[:16]
 

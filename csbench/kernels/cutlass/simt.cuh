@@ -18,6 +18,7 @@ using Mma = TiledMMA<
 
 struct Products {
   static constexpr bool kAsynchronous = false;  // multiply() returns when it is done
+  static constexpr bool kEarly = false;         // no registers are left for the residual
   static constexpr int kPad = 4;                // a warp stores 16 bytes of 16 pixels at a time
 
   using Sums = decltype(partition_fragment_C(Mma{}, Shape<Int<PIXELS>, Int<ROWS>>{}));
@@ -72,12 +73,12 @@ struct Products {
   // The next pixel's residual is on its way while this one's is added.
   __device__ __forceinline__ void write(const Output& output, int first_pixel,
                                         int first_channel) const {
-    constexpr int kFours = decltype(size<2>(sums))::value / 4;
+    constexpr int kPieces = decltype(size<2>(sums))::value / kPiece;
     Tensor at = slice.partition_C(make_identity_tensor(Shape<Int<PIXELS>, Int<ROWS>>{}));
-    Four more[2][kFours];
+    Piece more[2][kPieces];
     const auto fetch = [&](int j) {
       CUTE_UNROLL
-      for (int i = 0; i < kFours; ++i)
+      for (int i = 0; i < kPieces; ++i)
         more[j % 2][i] = output.extra(first_pixel + get<0>(at(0, j, 4 * i)),
                                       first_channel + get<1>(at(0, j, 4 * i)));
     };
@@ -86,10 +87,10 @@ struct Products {
     for (int j = 0; j < kLanePixels; ++j) {
       if (j + 1 < kLanePixels) fetch(j + 1);
       CUTE_UNROLL
-      for (int i = 0; i < kFours; ++i)
+      for (int i = 0; i < kPieces; ++i)
         output.write(first_pixel + get<0>(at(0, j, 4 * i)), first_channel + get<1>(at(0, j, 4 * i)),
-                     make_float4(sums(0, j, 4 * i), sums(0, j, 4 * i + 1), sums(0, j, 4 * i + 2),
-                                 sums(0, j, 4 * i + 3)),
+                     {sums(0, j, 4 * i), sums(0, j, 4 * i + 1), sums(0, j, 4 * i + 2),
+                      sums(0, j, 4 * i + 3)},
                      more[j % 2][i]);
     }
   }

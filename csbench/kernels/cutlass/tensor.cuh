@@ -24,6 +24,7 @@ static_assert(WARPS % 4 == 0 && PIXELS % (16 * WARPS) == 0, "warpgroups cover th
 
 struct Products {
   static constexpr bool kAsynchronous = true;  // multiply() leaves the step's products running
+  static constexpr bool kEarly = true;         // the residual waits in registers
   static constexpr int kPad = 8;               // a warp stores 8 bytes of 8 pixels x 4 columns
 
   using Sums = decltype(partition_fragment_C(Mma{}, Shape<Int<PIXELS>, Int<ROWS>>{}));

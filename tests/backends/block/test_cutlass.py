@@ -38,10 +38,9 @@ def test_packed_blocks_decode(dtype: str) -> None:
     conv = convolution(96, 64, (3, 3), (5, 7), sparsity=0.5)
     values, blocks, offsets = cutlass_layer.pack(conv, (32, 32), dtype, "cpu")
     row_of = torch.arange(2).repeat_interleave(offsets.diff())
-    for row, (channel, tap), block in zip(row_of, blocks.tolist(), values, strict=True):
-        expected = conv.weight[
-            row * 32 : row * 32 + 32, channel : channel + 32, tap >> 16, tap & 0xFFFF
-        ]
+    for row, entry, block in zip(row_of, blocks.tolist(), values, strict=True):
+        channel, across, down = entry & 0xFFFF, entry >> 16 & 0xFF, entry >> 24
+        expected = conv.weight[row * 32 : row * 32 + 32, channel : channel + 32, down, across]
         if dtype == "fp32":
             got = block.t()
         else:
