@@ -60,6 +60,7 @@ class Weights(NamedTuple):
     values: Tensor
     blocks: Tensor  # per kept block its first channel and its tap
     row_offsets: Tensor
+    kept: int  # blocks of every row; 0 where rows differ
 
 
 class CutlassLayer(MeasuredLayer):
@@ -106,7 +107,7 @@ class CutlassLayer(MeasuredLayer):
     @property
     def bytes(self) -> int:
         """Values and indices of the first tile's block shape: the chosen one's, once settled."""
-        held = self._packed(next(iter(self.tiles.values())))
+        *held, _ = self._packed(next(iter(self.tiles.values())))
         return sum(t.numel() * t.element_size() for t in held)
 
     def settle(self, name: str) -> None:
@@ -115,12 +116,13 @@ class CutlassLayer(MeasuredLayer):
         self._weights = {r: w for r, w in self._weights.items() if r == rows}
 
     def launch(self, tile: Tile, x: Tensor, residual: Tensor | None, y: Tensor) -> None:
-        weights, conv = self._packed(tile), self.conv
+        conv = self.conv
+        *weights, kept = self._packed(tile)
         positions = x.shape[0] * self.output_size[1] * self.output_size[2]
-        slices, rows = self.channels // tile.depth, len(weights.row_offsets) - 1
+        slices, rows = self.channels // tile.depth, -(-self.output_size[0] // tile.rows)
         stages = max(1, min(tile.stages, -(-self.kept * slices // tile.cluster)))
         shape = _Convolution(
-            positions, rows, slices, stages, *self.output_size, *conv.stride, *conv.padding,
+            positions, rows, slices, stages, kept, *self.output_size, *conv.stride, *conv.padding,
             ACTIVATIONS[conv.activation], self.window.is_pixel,
         )  # fmt: skip
         _kernel(tile.options, x.device.index).launch(
@@ -160,10 +162,12 @@ def pack(conv: Conv, block: tuple[int, int], precision: str, device: str) -> Wei
         values = to_tf32(values) if precision == "tf32" else values
         values = values.reshape(len(values), block[0], -1, depth).transpose(1, 2)  # slices first
         values = swizzled(values, 16 // VALUE_BYTES[precision])
+    counts = packed.row_offsets.diff()
     return Weights(
         values.to(device, TORCH_DTYPE[precision]),
         entries(conv, packed).to(device),
         packed.row_offsets.to(device),
+        int(counts[0]) if bool((counts == counts[0]).all()) else 0,
     )
 
 
@@ -191,8 +195,9 @@ def entries(conv: Conv, packed: BlockPacked) -> Tensor:
 class _Convolution(ctypes.Structure):
     _fields_ = [
         (name, c_int) for name in (
-            "positions", "rows", "slices", "stages", "out_channels", "out_height", "out_width",
-            "stride_h", "stride_w", "padding_h", "padding_w", "activation", "pointwise",
+            "positions", "rows", "slices", "stages", "kept", "out_channels", "out_height",
+            "out_width", "stride_h", "stride_w", "padding_h", "padding_w", "activation",
+            "pointwise",
         )
     ]  # fmt: skip
 

@@ -52,6 +52,7 @@ using Partial = PartialSums<PIXELS, ROWS, 1, kThreads, Products::kPad, Products:
 
 struct Convolution {
   int positions, rows, slices, stages;
+  int kept;  // blocks of every row; 0 where rows differ
   int out_channels, out_height, out_width, stride_h, stride_w, padding_h, padding_w, activation;
   int pointwise;  // every output pixel reads the one input pixel at its place
 };
@@ -173,8 +174,9 @@ extern "C" __global__ void __launch_bounds__(kThreads, RESIDENT)
     shared.bias()[i] = rank == 0 ? bias[row * ROWS + i] : 0.0f;  // only one peer adds it
   __syncthreads();
 
-  const int first = row_offsets[row];
-  const uint32_t all = (row_offsets[row + 1] - first) * conv.slices;
+  // Where rows are alike, no block waits for an offset to arrive.
+  const int first = conv.kept ? row * conv.kept : row_offsets[row];
+  const uint32_t all = (conv.kept ? conv.kept : row_offsets[row + 1] - first) * conv.slices;
   const int begin = __shfl_sync(~0u, all * rank / peers, 0);
   const int end = __shfl_sync(~0u, all * (rank + 1) / peers, 0);
   Producer producer(image, values + size_t(first) * conv.slices * ROWS * DEPTH, blocks + first,

@@ -36,7 +36,7 @@ def test_deepest_is_a_row_of_a_swizzle() -> None:
 def test_packed_blocks_decode(dtype: str) -> None:
     """Read as the copy engine would write them: piece p of line r lies at p ^ (r's place)."""
     conv = convolution(96, 64, (3, 3), (5, 7), sparsity=0.5)
-    values, blocks, offsets = cutlass_layer.pack(conv, (32, 32), dtype, "cpu")
+    values, blocks, offsets, _ = cutlass_layer.pack(conv, (32, 32), dtype, "cpu")
     row_of = torch.arange(2).repeat_interleave(offsets.diff())
     for row, entry, block in zip(row_of, blocks.tolist(), values, strict=True):
         channel, across, down = entry & 0xFFFF, entry >> 16 & 0xFF, entry >> 24
