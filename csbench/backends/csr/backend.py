@@ -13,7 +13,8 @@ from csbench.graph.program import Conv, Program
 class Csr:
     """Lists of kept weights for every output channel; compiled C++ on a CPU, CUDA C++ on a GPU.
 
-    It takes any zeros, so it also runs patterns that other backends are made for.
+    It takes any zeros, so it also runs patterns that other backends are made for. tf32 runs as
+    fp32: CUDA cores have nothing between.
     """
 
     name = "csr"
