@@ -11,7 +11,7 @@ from csbench.sparse.formats import VALUE_BYTES
 # fp32: (pixels of a lane, warps); a warp holds 32 rows. Else (64-pixel groups of a warpgroup,
 # warps) by rows.
 SIMT = {
-    16: ((4, 4), (2, 4), (2, 2)),
+    16: ((4, 4), (2, 4), (2, 2), (2, 1)),
     32: ((8, 4), (8, 2), (4, 4), (4, 2), (2, 4), (2, 2), (2, 1)),
     64: ((8, 4), (8, 2), (4, 4), (2, 4), (2, 2)),
     128: ((8, 4), (8, 8), (4, 4), (2, 4)),
@@ -125,21 +125,23 @@ def candidates(
     """The tiles worth timing where rows may be so wide, a row keeps so many blocks, and a layer has
     so many output channels and pixels.
 
-    Not far larger than the image, no split finer than the steps, and no split where the device is
-    full several times over without it.
+    Not far larger than the image, no split finer than the steps, no split where the device is full
+    several times over without it, and no small tile there.
     """
     found = []
     full = 16 * multiprocessors()  # warps
-    for wide in rows:
-        for tile in tiles(wide, channels, precision):
+    all_of = {wide: list(tiles(wide, channels, precision)) for wide in rows}
+    for wide, possible in all_of.items():
+        for tile in possible:
             if tile.pixels >= 2 * positions and tile.pixels > 64:
                 continue
             blocks = -(-outputs // wide) * -(-positions // tile.pixels)
-            if tile.pixels < 128 and blocks > 32 * multiprocessors():
+            crowded = blocks > 2 * multiprocessors() * tile.resident
+            if crowded and (wide * tile.pixels < 4096 or 4 * wide <= max(rows)):
                 continue
             steps = max(1, kept * channels // tile.depth)
             for cluster in CLUSTERS:
                 if cluster > 1 and (cluster > steps or blocks * cluster * tile.warps > full):
                     break
                 found.append(replace(tile, cluster=cluster))
-    return found
+    return found or [min(all_of[rows[0]], key=lambda tile: tile.pixels)]

@@ -7,7 +7,14 @@ import torch
 
 from csbench.backends.block import cutlass_layer
 from csbench.backends.block.cutlass_layer import CutlassLayer
-from csbench.backends.block.cutlass_tile import MAX_STAGES, SIMT, TENSOR, deepest, tiles
+from csbench.backends.block.cutlass_tile import (
+    MAX_STAGES,
+    SIMT,
+    TENSOR,
+    candidates,
+    deepest,
+    tiles,
+)
 from csbench.core.case import DTYPES
 from csbench.sparse.formats import VALUE_BYTES
 from tests.gpu.shapes import case, convolution
@@ -30,6 +37,20 @@ def test_every_tile_fits_a_multiprocessor(dtype: str, channels: int) -> None:
 def test_deepest_is_a_row_of_a_swizzle() -> None:
     assert [deepest(c, "fp16") for c in (128, 64, 48, 32, 16, 8)] == [64, 64, 16, 32, 16, 0]
     assert [deepest(c, "fp32") for c in (64, 32, 16, 8, 4)] == [32, 32, 16, 8, 0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [(16,), (32,), (32, 64, 128), (128,)])
+@pytest.mark.parametrize("positions", [1, 49, 3136, 802816])
+def test_candidates_are_few_and_never_none(
+    positions: int, rows: tuple[int, ...], dtype: str
+) -> None:
+    found = candidates(rows, 32, dtype, outputs=512, kept=9, positions=positions)
+    assert 0 < len(found) < 80, found
+    assert len({str(tile) for tile in found}) == len(found)
+    assert all(tile.cluster <= 9 * 32 // tile.depth for tile in found)
+    if positions == 802816:
+        assert all(tile.cluster == 1 and tile.rows * tile.pixels >= 4096 for tile in found)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
