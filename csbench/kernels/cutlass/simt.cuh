@@ -12,7 +12,8 @@ static_assert(WARPS % kRowWarps == 0 && PIXELS % (2 * kAcross) == 0, "warps cove
 
 using Mma = TiledMMA<
     MMA_Atom<UniversalFMA<float>>,
-    Layout<Shape<Shape<Int<kPixelLanes>, Int<kPixelWarps>>, Shape<Int<kRowLanes>, Int<kRowWarps>>, _1>,
+    Layout<Shape<Shape<Int<kPixelLanes>, Int<kPixelWarps>>,
+                 Shape<Int<kRowLanes>, Int<kRowWarps>>, _1>,
            Stride<Stride<_1, _32>, Stride<Int<kPixelLanes>, Int<32 * kPixelWarps>>, _0>>,
     Tile<Int<kAcross>, Layout<Shape<Int<kRowLanes * kRowWarps>, _4>, Stride<_4, _1>>, _1>>;
 
@@ -67,7 +68,9 @@ struct Products {
     }
   }
 
-  __device__ __forceinline__ void finish(float* bias) { add(sums, slice.partition_C(tile_in_shared<0>(bias))); }
+  __device__ __forceinline__ void finish(float* bias) {
+    add(sums, slice.partition_C(tile_in_shared<0>(bias)));
+  }
 
   // Straight from registers: two lanes write 32 neighbouring bytes, so no sector is half written.
   // The next pixel's residual is on its way while this one's is added.
