@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_float, c_int, c_longlong, c_uint32, c_uint64, c_void_p
+from ctypes import c_float, c_int, c_longlong, c_void_p
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor
 
-from csbench.errors import BackendError
-from csbench.kernels import nvrtc
+from csbench.kernels import maps, nvrtc
 from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.pack import STEP, Order, Packed
+from csbench.kernels.maps import TensorMap
 
 SHARED_LIMIT = 226 * 1024
 _ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
-# From cuda.h: CU_TENSOR_MAP_DATA_TYPE_FLOAT16, SWIZZLE_64B and _128B, L2_PROMOTION_L2_256B.
-_HALF, _SWIZZLE_64B, _SWIZZLE_128B, _PROMOTE_256B = 6, 2, 3, 3
 _BOX = 256  # pixels along one side that the copy engine fetches at a time
 
 
@@ -202,12 +200,6 @@ class _Conv(ctypes.Structure):
     ]  # fmt: skip
 
 
-class _TensorMap(ctypes.Structure):
-    """CUtensorMap: opaque, at an address that is a multiple of 64."""
-
-    _fields_ = [("bytes", ctypes.c_ubyte * 128)]
-
-
 class Convolution:
     """One layer under one plan, ready to launch on planes of its input's order."""
 
@@ -262,29 +254,17 @@ class Convolution:
             cluster=plan.cluster if plan.cluster > 1 else None, overlap=True,
         )  # fmt: skip
 
-    def _map(self, x: Planes) -> _TensorMap:
+    def _map(self, x: Planes) -> TensorMap:
         """How the copy engine sees x: (channel, column, row, image, plane), boxes of one tile."""
-        s, plan = self.shape, self.plan
-        stored, planes = x.order.stored, x.data.shape[0]
-        row, step = s.width * stored * 2, s.stride if s.point else 1
-        fetched = _fetched(s, plan.box)
-        channels = 64 if plan.chunk_log else 32
-        buffer = (ctypes.c_ubyte * (128 + 63))()
-        found = _TensorMap.from_buffer(buffer, -ctypes.addressof(buffer) % 64)
-        code = nvrtc.driver().cuTensorMapEncodeTiled(
-            ctypes.byref(found), _HALF, 5, c_void_p(x.data.data_ptr()),
-            (c_uint64 * 5)(stored, s.width, s.height, s.images, planes),
-            (c_uint64 * 4)(stored * 2, row, row * s.height, row * s.height * s.images),
-            (c_uint32 * 5)(channels, fetched[1], fetched[0], 1, 1),
-            (c_uint32 * 5)(1, step, step, 1, 1), 0,
-            _SWIZZLE_128B if plan.chunk_log else _SWIZZLE_64B, _PROMOTE_256B, 0,
+        s, stored = self.shape, x.order.stored
+        row, step = s.width * stored, s.stride if s.point else 1
+        rows, columns = _fetched(s, self.plan.box)
+        channels = 64 if self.plan.chunk_log else 32
+        return maps.tiled(
+            x.data, (stored, s.width, s.height, s.images, x.data.shape[0]),
+            (stored, row, row * s.height, row * s.height * s.images),
+            (channels, columns, rows, 1, 1), step=(1, step, step, 1, 1), swizzle=2 * channels,
         )  # fmt: skip
-        if code:
-            raise BackendError(
-                f"the CUDA driver refused a tensor map of {tuple(x.data.shape)} in boxes of "
-                f"{fetched[0]} x {fetched[1]} pixels (error {code})"
-            )
-        return found
 
 
 def kernel_options(plan: Plan, split: bool, m: int, out_float: bool) -> tuple[str, ...]:

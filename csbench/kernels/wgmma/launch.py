@@ -68,9 +68,7 @@ def convolve(
     if g.is_product:
         reads = maps.rows(x, columns, pixels, tile.pixels)
     else:
-        reads = maps.windows(
-            x, tuple(x.shape), g.kernel, g.stride, g.padding, g.dilation, tile.pixels
-        )
+        reads = maps.windows(x, g.kernel, g.stride, g.padding, g.dilation, tile.pixels)
     writes = maps.rows(out, out.shape[3], pixels, tile.chunk)
     adds = writes if residual is None else maps.rows(residual, out.shape[3], pixels, tile.chunk)
     m_tiles, steps = padded(g.cout) // tile.rows, padded(g.cin) // BLOCK
