@@ -23,9 +23,9 @@ from csbench.graph.program import Conv, Program
 from csbench.kernels import nvrtc, search
 
 _WAYS: dict[str, ModuleType] = {"latency": latency, "throughput": throughput}
-_SOURCES = (
-    "latency/conv.cu", "latency/io.cu", "wgmma/conv.cu", "wgmma/common.cuh", "wgmma/finish.cuh",
-    "wgmma/halo.cu", "wgmma/io.cu", "wgmma/stem.cu", "wgmma/stem_pool.cu",
+_SOURCES = (  # and the tiles that they are compiled for
+    *(f"latency/{name}" for name in ("conv.cu", "io.cu", "plan.py")),
+    *(f"wgmma/{name}.cu" for name in ("conv", "halo", "io", "stem", "stem_pool")), "wgmma/tile.py",
 )  # fmt: skip
 _SMALL, _LARGE = 4, 32  # batches that need no measurement: at most the one, more than the other
 

@@ -16,7 +16,7 @@ from csbench.kernels.wgmma.pack import BLOCK, pack, pack_stem, pack_stem_pool, p
 from csbench.kernels.wgmma.stem import stem, stem_pool
 from csbench.kernels.wgmma.tile import Kind, Tile, candidates, options
 
-_SOURCES = ("wgmma/conv.cu", "wgmma/common.cuh", "wgmma/finish.cuh", "wgmma/halo.cu")
+_SOURCES = ("wgmma/conv.cu", "wgmma/halo.cu")
 FULL = 2.0**14  # where the largest magnitude of a tensor with a known bound is scaled to
 TORCH_DTYPE = {
     "fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,

@@ -4,6 +4,7 @@
 //
 // Set by -D: CS_BF16 CS_PLANES CS_PLAIN (the plain tensors' type: 0 float, 1 fp16, 2 bf16)
 #include "wgmma/common.cuh"
+#include "wgmma/plain.cuh"
 
 using u8 = unsigned char;
 constexpr int kPlanes = CS_PLANES;
@@ -12,34 +13,6 @@ struct Image {  // a tensor [images, channels, height, width] by its strides in 
   long long n, c, h, w;
   int images, channels, height, width;
 };
-
-__device__ __forceinline__ float half_bits_to_float(u16 v) {
-  float f;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v));
-  return f;
-}
-__device__ __forceinline__ float read_plain(const void* x, long long i) {
-#if CS_PLAIN == 0
-  return static_cast<const float*>(x)[i];
-#elif CS_PLAIN == 1
-  return half_bits_to_float(static_cast<const u16*>(x)[i]);
-#else
-  return __uint_as_float(u32(static_cast<const u16*>(x)[i]) << 16);
-#endif
-}
-__device__ __forceinline__ void write_plain(void* x, long long i, float v) {
-#if CS_PLAIN == 0
-  static_cast<float*>(x)[i] = v;
-#elif CS_PLAIN == 1
-  u16 r;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r) : "f"(v));
-  static_cast<u16*>(x)[i] = r;
-#else
-  u16 r;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v));
-  static_cast<u16*>(x)[i] = r;
-#endif
-}
 
 // Two neighbouring channels (an even one and the next) of a pixel's block of 64.
 __device__ __forceinline__ void read_pair(const u32* block, int pair, float& a, float& b) {

@@ -9,6 +9,7 @@
 //
 // Set by -D: CS_BF16 CS_PLANES CS_PLAIN, STEM_CHANNELS STEM_H STEM_W (kernel) STEM_STRIDE STEM_PAD
 #include "wgmma/common.cuh"
+#include "wgmma/plain.cuh"
 
 constexpr int kPlanes = CS_PLANES;
 constexpr int kChannels = STEM_CHANNELS * STEM_STRIDE % 2 ? 4 : STEM_CHANNELS;  // aligned pairs
@@ -29,18 +30,6 @@ struct StemShape {
   int images, height, width, out_height, out_width;  // of the convolution
   int tiles_x, tiles_y, blocks, relu; // blocks of 64 output channels
 };
-
-__device__ __forceinline__ float read_plain(const void* x, long long i) {
-#if CS_PLAIN == 0
-  return static_cast<const float*>(x)[i];
-#elif CS_PLAIN == 1
-  float f;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(static_cast<const u16*>(x)[i]));
-  return f;
-#else
-  return __uint_as_float(u32(static_cast<const u16*>(x)[i]) << 16);
-#endif
-}
 
 __device__ __forceinline__ void mma(float (&d)[4], const uint4& a, u32 b0, u32 b1) {
 #if CS_BF16

@@ -17,6 +17,7 @@
 // Set by -D: CS_BF16 CS_PLANES CS_PLAIN, STEM_CHANNELS STEM_H STEM_W STEM_PAD
 #include "wgmma/common.cuh"
 #include "wgmma/finish.cuh"
+#include "wgmma/plain.cuh"
 
 constexpr int kPlanes = CS_PLANES;
 constexpr int kSlots = 32;                         // of 16 bytes in a line
@@ -39,18 +40,6 @@ struct StemShape {
   int strips, chunks, blocks, relu;                   // strips a row; chunks (of 8 rows) of an item
   int items;                                          // images * strips * segments
 };
-
-__device__ __forceinline__ float read_plain(const void* x, long long i) {
-#if CS_PLAIN == 0
-  return static_cast<const float*>(x)[i];
-#elif CS_PLAIN == 1
-  float f;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(static_cast<const u16*>(x)[i]));
-  return f;
-#else
-  return __uint_as_float(u32(static_cast<const u16*>(x)[i]) << 16);
-#endif
-}
 
 struct Item {  // a strip of an image and a run of chunks; `from` may only warm the carried row up
   int image, strip, from, first, last;
