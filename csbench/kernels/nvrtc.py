@@ -43,9 +43,21 @@ def source(name: str) -> str:
 
 @functools.cache
 def digest(*names: str) -> str:
-    """Changes with the kernel files of these names: for keys of choices measured with them."""
-    text = "".join(source(name) for name in names)
+    """Changes with these kernel files and all that they include: for keys of choices measured."""
+    text = "".join(source(name) for name in _with_headers(names))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _with_headers(names: Iterable[str]) -> list[str]:
+    """The files and those of this folder that they include, also through each other."""
+    found = list(names)
+    for name in found:
+        for included in re.findall(
+            r'^\s*#\s*include\s*[<"]([^">]+)[">]', source(name), re.MULTILINE
+        ):
+            if included not in found and (Path(__file__).parent / included).is_file():
+                found.append(included)
+    return found
 
 
 def load(file: str, *, options: Sequence[str] = (), device: int | None = None) -> Module:
@@ -99,22 +111,9 @@ def compile_cubin(file: str, *, options: Sequence[str] = (), arch: str = "sm_90a
 
 def _cubin_path(file: str, options: tuple[str, ...], arch: str) -> Path:
     """Where the machine code is kept: under the hash of everything that decides it."""
-    identity = repr((_texts(file), arch, _FLAGS, options, nvrtc_version()))
+    identity = repr((digest(file), arch, _FLAGS, options, nvrtc_version()))
     key = hashlib.sha256(identity.encode()).hexdigest()
     return cache_dir() / "nvrtc" / f"{key[:32]}.cubin"
-
-
-@functools.cache
-def _texts(file: str) -> str:
-    """A hash of a kernel file and of all files of this folder that it includes."""
-    names = [file]
-    for name in names:
-        for included in re.findall(
-            r'^\s*#\s*include\s*[<"]([^">]+)[">]', source(name), re.MULTILINE
-        ):
-            if included not in names and (Path(__file__).parent / included).is_file():
-                names.append(included)
-    return digest(*sorted(names))
 
 
 def _compile(source: str, flags: Sequence[str], name: str) -> bytes:

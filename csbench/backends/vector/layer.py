@@ -18,13 +18,7 @@ from csbench.kernels.gather.tile import Kind, Load, Plan, candidates, options
 from csbench.kernels.gather.weights import Weights
 
 MAX_STRIDE, MAX_OFFSET, MAX_ELEMENTS = 8, 2**15, 2**31 - 1  # of the copy engine, 16 and 31 bits
-_SOURCES = (
-    *(f"gather/{name}" for name in (
-        "conv.cu", "shape.cuh", "blocks.cuh", "feed.cuh", "multiply.cuh", "finish.cuh",
-        "instructions.cuh",
-    )),
-    "wgmma/common.cuh",
-)  # fmt: skip
+_SOURCE = "gather/conv.cu"
 
 
 def kind_of(dtype: str) -> Kind:
@@ -105,12 +99,11 @@ class Layer:
         runs = {name: partial(self.run_with, plan, x, added) for name, plan in plans.items()}
         units = self.weights.units
         key = (
-            "gather", nvrtc.digest(*_SOURCES), self.kind, self.shape, units.size, units.count,
+            "gather", nvrtc.digest(_SOURCE), self.kind, self.shape, units.size, units.count,
             round(units.density, 3), self.residual,
         )  # fmt: skip
         jobs = [
-            ("gather/conv.cu", options(self.kind, p.tile, self.geometry.swizzled))
-            for p in plans.values()
+            (_SOURCE, options(self.kind, p.tile, self.geometry.swizzled)) for p in plans.values()
         ]
         self.plan = plans[search.fastest(runs, key, partial(nvrtc.compile_all, jobs))]
         self.weights.keep(self.plan.boxes)

@@ -58,7 +58,7 @@ __device__ __forceinline__ void team_sync(int team) {
   if (WARPS == 1)
     __syncwarp();
   else
-    sync_threads(team + 1, kTeamThreads);
+    sync_warps(team + 1, kTeamThreads);
 }
 
 // ---- the arithmetic of one warp: sums for ROWS channels x kWarpPixels pixels
@@ -175,15 +175,15 @@ struct Sums {
       u32 a[LANE_PIXELS][4];
 #pragma unroll
       for (int j = 0; j < LANE_PIXELS; ++j)
-        load_matrices(a[j], shared_address(activations + (16 * j + line) * kStride + k + half));
+        load_matrices(a[j], address_in_shared(activations + (16 * j + line) * kStride + k + half));
 #pragma unroll
       for (int i = 0; i < ROWS / 16; ++i) {
         u32 b[4];  // channels 0-7, 32 bytes deep, then channels 8-15: each pair in a row
-        load_matrices(b, shared_address(weights + (16 * i + channel) * kStride + k + deep));
+        load_matrices(b, address_in_shared(weights + (16 * i + channel) * kStride + k + deep));
 #pragma unroll
         for (int j = 0; j < LANE_PIXELS; ++j) {
-          matrix_product(sum[j][2 * i], a[j], b[0], b[1]);
-          matrix_product(sum[j][2 * i + 1], a[j], b[2], b[3]);
+          multiply_matrices<kNumbers>(sum[j][2 * i], a[j], b[0], b[1]);
+          multiply_matrices<kNumbers>(sum[j][2 * i + 1], a[j], b[2], b[3]);
         }
       }
     }
@@ -233,7 +233,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
   const int end = shares == 1 ? steps : steps * (share + 1) / shares;
   const Element* row_values = values + static_cast<long long>(first) * SLICES * ROWS * DEPTH;
   const Element* stages = reinterpret_cast<Element*>(shared) + team * STAGES * kStage;
-  const u32 stages_address = shared_address(stages);
+  const u32 stages_address = address_in_shared(stages);
 
   auto copy_weights = [&](int step, u32 stage) {
     const Element* from = row_values + static_cast<long long>(step) * ROWS * DEPTH;
@@ -246,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
 #else
       const int to = i / kPieces * kStride + i % kPieces * kPiece;
 #endif
-      copy_piece(stage + to * kBytes, from + i * kPiece, step < end);
+      copy_async<16, true>(stage + to * kBytes, from + i * kPiece, step < end);
     }
   };
   const int piece = member % kPieces * kPiece;
@@ -262,8 +262,8 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
       if (n % parts != part) continue;
       const int skip = n * (kTeamThreads / kPieces);
       const Position here = position[member / kPieces + skip];
-      copy_piece(to + skip * kStride * kBytes, from + here.offset,
-                 exists && (here.taps >> tap & 1));
+      copy_async<16, true>(to + skip * kStride * kBytes, from + here.offset,
+                           exists && (here.taps >> tap & 1));
     }
   };
   auto block_of = [&](int step) { return step < end ? blocks[first + step / SLICES] : int2{}; };
@@ -305,14 +305,14 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s) {
     copy_activations(begin + s, stages_address + s * kStage * kBytes, early[s], 0, 1);
-    close_stage();
+    close_copies();
   }
   partial.fetch_early();
 
   int2 block = early[STAGES - 1];  // read a step ahead of its use, so that its latency is hidden
   int slot = 0, next_slot = STAGES - 1;
   for (int step = begin; step < end; ++step) {
-    await_stage<STAGES - 2>();
+    await_copies<STAGES - 2>();
     team_sync(team);
     const int ahead = step + STAGES - 1;
     const u32 next_stage = stages_address + next_slot * kStage * kBytes;
@@ -321,12 +321,12 @@ extern "C" __global__ void __launch_bounds__(kThreads) block_convolution(
       if (part == 0) copy_weights(ahead, next_stage);
       copy_activations(ahead, next_stage, block, part, kQuads);
     });
-    close_stage();
+    close_copies();
     block = block_of(ahead + 1);
     slot = slot + 1 == STAGES ? 0 : slot + 1;
     next_slot = next_slot + 1 == STAGES ? 0 : next_slot + 1;
   }
-  await_stage<0>();
+  await_copies<0>();
 
 #if PRECISION == 0
   if (TEAMS == 1 && peers == 1) {

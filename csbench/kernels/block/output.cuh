@@ -2,16 +2,18 @@
 // not change between runs, then residual, activation, y. PRECISION as in block.cu.
 #pragma once
 
-#include "block/instructions.cuh"
+#include "instructions.cuh"
 
 #if PRECISION < 2
 using Element = float;
+constexpr Numbers kNumbers = Numbers::tf32;  // of the products, where tensor cores make them
 __device__ __forceinline__ float widen(Element v) { return v; }
 __device__ __forceinline__ Element narrow(float f) { return f; }
 #else
 using Element = u16;  // the bits of a half or a bfloat16
-__device__ __forceinline__ float widen(Element v) { return widen_half(v); }
-__device__ __forceinline__ Element narrow(float f) { return narrow_half(f); }
+constexpr Numbers kNumbers = PRECISION == 2 ? Numbers::fp16 : Numbers::bf16;
+__device__ __forceinline__ float widen(Element v) { return widened<kNumbers>(v); }
+__device__ __forceinline__ Element narrow(float f) { return narrowed<kNumbers>(f); }
 #endif
 
 enum Activation { kNone = 0, kRelu = 1, kRelu6 = 2 };
@@ -142,8 +144,8 @@ struct PartialSums {
     for (int q = 0; q < kPiece; q += 4) {
       float4& four = *reinterpret_cast<float4*>(total.v + q);
       if (of_peers) {
-        four = load_from(at(i) + q, 0);
-        for (int peer = 1; peer < peers; ++peer) add(four, load_from(at(i) + q, peer));
+        four = load_remote(address_in_shared(at(i) + q), 0);
+        for (int peer = 1; peer < peers; ++peer) add(four, load_remote(address_in_shared(at(i) + q), peer));
       } else {
         four = *reinterpret_cast<const float4*>(at(i) + q);
 #pragma unroll

@@ -8,7 +8,6 @@
 // ROWS PIXELS  as in staged.cu
 // PADDED  whether a tap may lie outside the image
 // KIND  word.cuh
-#include "csr/async.cuh"
 #include "csr/word.cuh"
 
 constexpr int PAGE = 64;  // columns
@@ -120,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(512) csr_direct(
     const int* __restrict__ lists, const int* __restrict__ rows, const float* __restrict__ bias,
     const Word* residual, Word* y,
     const __grid_constant__ Layer l) {
-  extern __shared__ int4 shared[];
+  unsigned char* shared = dynamic_shared_memory();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int teams = blockDim.x / 32 / l.splits, team = warp / l.splits, split = warp % l.splits;
   const int group_blocks = (l.groups + teams - 1) / teams;

@@ -13,7 +13,7 @@ from torch import Tensor
 from csbench.kernels import driver, nvrtc
 
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-FILES = ("csr/staged.cu", "csr/direct.cu", "csr/word.cuh", "csr/async.cuh")
+FILES = ("csr/staged.cu", "csr/direct.cu")
 
 
 class Call(NamedTuple):

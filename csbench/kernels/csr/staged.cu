@@ -13,7 +13,6 @@
 // ROWS GROUPS PIXELS WARPS  as above; PIXELS is positions of a lane
 // COPY  words that are copied at once: 4 where lines have no padding and images a multiple of 4
 // KIND  word.cuh
-#include "csr/async.cuh"
 #include "csr/word.cuh"
 
 constexpr int THREADS = 32 * WARPS, TILE = 32 * PIXELS, SLOTS = WARPS * GROUPS;
@@ -180,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) csr_staged(
     const int* __restrict__ starts, const int* __restrict__ runs, const int* __restrict__ slots,
     const float* __restrict__ bias, const Word* residual, Word* y,
     const __grid_constant__ Layer l) {
-  extern __shared__ int4 shared[];
+  unsigned char* shared = dynamic_shared_memory();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int row_block = blockIdx.x % l.row_blocks, tile = blockIdx.x / l.row_blocks;
   const int chunks = (l.channels + l.chunk - 1) / l.chunk, first_run = row_block * chunks;

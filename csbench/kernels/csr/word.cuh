@@ -4,11 +4,7 @@
 // place. So every precision has the same addresses, and a shifted load never splits a word.
 //
 // KIND  0 fp32, 1 fp16, 2 bf16; sums are fp32 in all of them
-#if KIND == 1
-#include <cuda_fp16.h>
-#elif KIND == 2
-#include <cuda_bf16.h>
-#endif
+#include "instructions.cuh"
 
 #if KIND == 0
 using Word = float;
@@ -19,25 +15,15 @@ __device__ __forceinline__ Word packed(Sum s) { return s; }
 __device__ __forceinline__ void add_product(Sum& s, Sum x, float w) { s = fmaf(x, w, s); }
 __device__ __forceinline__ void add(Sum& s, Sum other) { s += other; }
 #else
-struct alignas(4) Word { unsigned bits; };
+constexpr Numbers kNumbers = KIND == 1 ? Numbers::fp16 : Numbers::bf16;
+struct Word { u32 bits; };
 struct Sum { float a, b; };
 __device__ __forceinline__ Word no_word() { return {0}; }
 __device__ __forceinline__ Sum unpacked(Word x) {
-#if KIND == 1
-  const float2 v = __half22float2(*reinterpret_cast<const __half2*>(&x));
+  const float2 v = widened_pair<kNumbers>(x.bits);
   return {v.x, v.y};
-#else  // a bf16 is the upper half of a float
-  return {__uint_as_float(x.bits << 16), __uint_as_float(x.bits & 0xffff0000u)};
-#endif
 }
-__device__ __forceinline__ Word packed(Sum s) {
-#if KIND == 1
-  const __half2 v = __floats2half2_rn(s.a, s.b);
-#else
-  const __nv_bfloat162 v = __floats2bfloat162_rn(s.a, s.b);
-#endif
-  return *reinterpret_cast<const Word*>(&v);
-}
+__device__ __forceinline__ Word packed(Sum s) { return {narrowed_pair<kNumbers>(s.a, s.b)}; }
 __device__ __forceinline__ void add_product(Sum& s, Sum x, float w) {
   s.a = fmaf(x.a, w, s.a);
   s.b = fmaf(x.b, w, s.b);

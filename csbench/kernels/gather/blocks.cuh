@@ -1,6 +1,7 @@
 // Blocks of 64 columns: where one is read from and where it is stored; a ring of stages.
 #pragma once
-#include "gather/instructions.cuh"
+#include "instructions.cuh"
+#include "wgmma/common.cuh"
 
 struct Ring {
   int slot = 0;

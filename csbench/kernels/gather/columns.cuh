@@ -1,6 +1,7 @@
 // Activations as channels that are runs of columns: where an element lies, and its numbers.
 #pragma once
-#include "gather/instructions.cuh"
+#include "instructions.cuh"
+#include "wgmma/common.cuh"
 
 constexpr int kPlanes = GATHER_PLANES;
 

@@ -45,17 +45,17 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
   u32 scratch = me.scratch, other = me.scratch + s.scratch_step;
   int places[kHalves];
   locate(places, s, me, tile);
-  if (p.residual) fetch_residual(p, s, me, scratch, places), commit_async_copies();
+  if (p.residual) fetch_residual(p, s, me, scratch, places), close_copies();
   for (; tile < s.tiles; tile += stride) {
     int next[kHalves];
     if (tile + stride < s.tiles) locate(next, s, me, tile + stride);
     if (p.residual) {
       if (tile + stride < s.tiles) fetch_residual(p, s, me, other, next);
-      commit_async_copies();
+      close_copies();
     }
     float sum[kM][kN][4];
     accumulate(sum, reader, ring, p, s, me, refill);
-    if (p.residual) wait_async_copies_but_one();
+    if (p.residual) await_copies<1>();
     __syncwarp();
 #if GATHER_SPLIT
     add_up(sum, p, s, me);
@@ -73,13 +73,12 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
 extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
     gather_conv(const __grid_constant__ TensorMap high, const __grid_constant__ TensorMap low,
                 const __grid_constant__ Pointers p, const __grid_constant__ Shape s) {
-  extern __shared__ unsigned char memory[];
   const int warp = threadIdx.x / 32;
   Me me;
   me.lane = threadIdx.x % 32, me.rank = GATHER_SPLIT ? blockIdx.x % s.ranks : 0;
   me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
   me.part = GATHER_SPLIT ? warp / (kGroups * kWarpsAlong) : 0;
-  me.ring = (shared_address(memory) + 1023) & ~1023u;
+  me.ring = (address_in_shared(dynamic_shared_memory()) + 1023) & ~1023u;
   me.scratch = me.ring + s.scratch + (me.along * kGroups + me.group) * kHalves * kScratchHalf;
   // Groups past the last unit do its work once more, and store nothing.
   const int unit = blockIdx.x / s.ranks % s.row_blocks * kGroups + me.group;
@@ -97,21 +96,21 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   __syncthreads();
 #if GATHER_SPLIT
   if (warp == kWarps) {
-    wait_previous_kernel();
+    await_predecessor();
     Feeder feeder(s, me);
     while (feeder.feed(&high, &low, p.boxes, s, me)) continue;
-    if (s.ranks > 1) cluster_arrive(), cluster_wait();
+    if (s.ranks > 1) cluster_sync();
   } else {
     Reader reader(p, s, me);
-    wait_previous_kernel();
+    await_predecessor();
     consume(p, s, me, reader, [] {});
   }
   // Nobody leaves while another block may read its sums.
-  if (s.ranks > 1) cluster_arrive(), cluster_wait();
+  if (s.ranks > 1) cluster_sync();
 #else
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
-  wait_previous_kernel();
+  await_predecessor();
   Feeder feeder(s, me);
   if (warp == 0)
     for (int slot = 1; slot < s.slots; ++slot) feeder.feed(&high, &low, p.boxes, s, me);

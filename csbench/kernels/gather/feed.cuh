@@ -2,6 +2,16 @@
 #pragma once
 #include "gather/shape.cuh"
 
+// A box of 64 channels x 64 columns at one tap.
+__device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x0, int x1, int x2,
+                                             int x3, int channel, u32 bar) {
+#if GATHER_SWIZZLED
+  load_box(to, map, x0, x1, x2, x3, channel, bar);
+#else
+  load_box(to, map, x0, channel, x1, x2, x3, bar);
+#endif
+}
+
 struct Feeder {
   int tile, turn;  // turns go through the parts, then through their stages
   Ring ring;
@@ -35,7 +45,7 @@ struct Feeder {
       if (tile < s.tiles)
         locate(s, me);
       else
-        start_next_kernel();
+        let_successor_start();
     }
     return true;
   }

@@ -3,6 +3,10 @@
 #pragma once
 #include "gather/shape.cuh"
 
+__device__ __forceinline__ float4 add(float4 a, float4 b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
 // Whether this warp finishes a piece.
 __device__ __forceinline__ bool mine(const Shape& s, const Me& me, int piece) {
 #if GATHER_SPLIT
@@ -37,7 +41,7 @@ __device__ __forceinline__ void fetch_residual(const Pointers& p, const Shape& s
       if (it.here)
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane)
-          copy_async(it.scratch + plane * kScratchPlane, p.residual + plane * s.plane + it.at);
+          copy_async<16>(it.scratch + plane * kScratchPlane, p.residual + plane * s.plane + it.at);
     }
 }
 
@@ -99,8 +103,8 @@ __device__ __forceinline__ void store(const Pointers& p, const Shape& s, const M
       if (it.here)
 #pragma unroll
         for (int plane = 0; plane < kPlanes; ++plane)
-          *reinterpret_cast<uint4*>(p.out + plane * s.plane + it.at) =
-              load_four(it.scratch + plane * kScratchPlane);
+          *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) =
+              load_ints(it.scratch + plane * kScratchPlane);
     }
   __syncwarp();
 }
@@ -117,7 +121,7 @@ __device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& 
 #pragma unroll
   for (int i = 0; i < 2 * kPieces; ++i) {
     const float* v = sum[i / 2 / kN * 2 + i % 2][i / 2 % kN];
-    store_four(first + me.part * kPart + i * 512, make_float4(v[0], v[1], v[2], v[3]));
+    store_floats(first + me.part * kPart + i * 512, make_float4(v[0], v[1], v[2], v[3]));
   }
   sync_threads(1, 32 * kWarps);
   if (kParts > 1 && s.ranks > 1) {
@@ -125,10 +129,10 @@ __device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& 
       float4 v = load_floats(first + i * 512);
       for (int part = 1; part < kParts; ++part)
         v = add(v, load_floats(first + part * kPart + i * 512));
-      store_four(first + i * 512, v);
+      store_floats(first + i * 512, v);
     }
   }
-  if (s.ranks > 1) cluster_arrive(), cluster_wait();
+  if (s.ranks > 1) cluster_sync();
   const int sources = s.ranks > 1 ? s.ranks : kParts;
 #pragma unroll 1
   for (int piece = me.rank + me.part * s.ranks; piece < kPieces; piece += kParts * s.ranks) {

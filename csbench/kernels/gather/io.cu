@@ -18,18 +18,18 @@ __device__ __forceinline__ float to_float(plain_t v) {
 #if GATHER_PLAIN == 0
   return v;
 #elif GATHER_PLAIN == 1
-  return half_to_float(v);
+  return widened<Numbers::fp16>(v);
 #else
-  return __uint_as_float(u32(v) << 16);
+  return widened<Numbers::bf16>(v);
 #endif
 }
 __device__ __forceinline__ plain_t to_plain(float v) {
 #if GATHER_PLAIN == 0
   return v;
 #elif GATHER_PLAIN == 1
-  return float_to_half(v);
+  return narrowed<Numbers::fp16>(v);
 #else
-  return float_to_bfloat(v);
+  return narrowed<Numbers::bf16>(v);
 #endif
 }
 
@@ -81,8 +81,8 @@ __device__ __forceinline__ long long offset(const Columns& c, const Element& e) 
 extern "C" __global__ void pack(const plain_t* x, u16* out, const float* gain, const Plain plain,
                                 const Columns columns, const Tiling t) {
   __shared__ float tile[32][33];  // [other][inner]
-  start_next_kernel();
-  wait_previous_kernel();
+  let_successor_start();
+  await_predecessor();
   const int fast = threadIdx.x % 32;
   const float g = *gain;
   for (int slow = threadIdx.x / 32; slow < 32; slow += 8) {
@@ -101,8 +101,8 @@ extern "C" __global__ void pack(const plain_t* x, u16* out, const float* gain, c
 extern "C" __global__ void unpack(const u16* x, plain_t* out, const float* gain,
                                   const Plain plain, const Columns columns, const Tiling t) {
   __shared__ float tile[32][33];
-  start_next_kernel();
-  wait_previous_kernel();
+  let_successor_start();
+  await_predecessor();
   const int fast = threadIdx.x % 32;
   const float g = 1.f / *gain;
   for (int j = threadIdx.x / 32; j < 32; j += 8) {
@@ -129,8 +129,8 @@ struct FromPacked {
 extern "C" __global__ void from_packed(const u16* x, u16* out, const Columns columns,
                                        const FromPacked f) {
   __shared__ __align__(16) u16 tile[64][64];  // [channel][column], eights of columns exchanged
-  start_next_kernel();
-  wait_previous_kernel();
+  let_successor_start();
+  await_predecessor();
   int i = blockIdx.x;
   const int plane = i % kPlanes;
   i /= kPlanes;
@@ -181,8 +181,8 @@ struct Unfold {
 // The columns under every horizontal tap: a line [width] becomes [taps, output width], zero outside
 // the image. The copy engine reads from multiples of 16 bytes only, so it cannot step aside itself.
 extern "C" __global__ void unfold(const u16* x, u16* out, const Unfold f) {
-  start_next_kernel();
-  wait_previous_kernel();
+  let_successor_start();
+  await_predecessor();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= f.eights) return;
   const int per_line = f.out_pitch / 8, first = i % per_line * 8;

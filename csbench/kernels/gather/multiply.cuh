@@ -59,7 +59,7 @@ __device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& 
       for (int i = 0; i < kAhead; ++i)
 #pragma unroll
         for (int n = 0; n < kN; ++n)
-          multiply_tile(sum[first + i][n], x[i][xp], r.weights[wp][2 * n],
+          multiply_matrices<kNumbers>(sum[first + i][n], x[i][xp], r.weights[wp][2 * n],
                         r.weights[wp][2 * n + 1]);
     }
   }

@@ -5,6 +5,7 @@
 constexpr int kPlanes = GATHER_PLANES, kN = GATHER_N, kM = GATHER_M;
 constexpr int kGroups = GATHER_GROUPS, kWarpsAlong = GATHER_COLUMNS, kParts = GATHER_PARTS;
 constexpr int kUnit = 8 * kN;
+constexpr Numbers kNumbers = CS_BF16 ? Numbers::bf16 : Numbers::fp16;
 constexpr int kHalves = kM / 4;                      // blocks of 64 columns of a warp
 constexpr int kBlocks = kWarpsAlong * kHalves;       // of a thread block
 constexpr int kWarps = kGroups * kWarpsAlong * kParts;

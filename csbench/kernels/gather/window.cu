@@ -97,8 +97,8 @@ __device__ __forceinline__ void walk(const u16* x, const Columns& from, const Wi
 
 extern "C" __global__ void max_pool(const u16* x, u16* y, const Columns from, const Columns to,
                                     const Window s) {
-  start_next_kernel();
-  wait_previous_kernel();
+  let_successor_start();
+  await_predecessor();
   const Task t = task_of(s);
   if (!t.inside) return;
   Pixels best;
@@ -115,8 +115,8 @@ extern "C" __global__ void max_pool(const u16* x, u16* y, const Columns from, co
 extern "C" __global__ void depthwise(const u16* x, u16* y, const float* weights, const float* bias,
                                      float scale, int activation, float limit, const Columns from,
                                      const Columns to, const Window s) {
-  start_next_kernel();
-  wait_previous_kernel();
+  let_successor_start();
+  await_predecessor();
   const Task t = task_of(s);
   if (!t.inside) return;
   const float* mine = weights + t.c * s.kernel[0] * s.kernel[1];
@@ -139,8 +139,8 @@ extern "C" __global__ void depthwise(const u16* x, u16* y, const float* weights,
 // image's pixels are neighbours, else (kVector > 1) every thread has its own images.
 extern "C" __global__ void mean_pool(const u16* x, u16* y, const Columns from, const Columns to,
                                      const Window s) {
-  start_next_kernel();
-  wait_previous_kernel();
+  let_successor_start();
+  await_predecessor();
   constexpr int kLanes = kVector > 1 ? 1 : 32;
   const long long item = (blockIdx.x * (long long)blockDim.x + threadIdx.x) / kLanes;
   if (item >= s.threads) return;

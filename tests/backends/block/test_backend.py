@@ -1,4 +1,4 @@
-"""The conformance kit on the block kernels' own source, on a CPU (see host.py)."""
+"""The conformance kit on the block kernels' own source, on a CPU (tests/kernels/host)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from csbench.backends.block.gpu import BlockLayer
 from csbench.backends.block.measured import MeasuredLayer
 from csbench.core.case import Case
 from csbench.graph.program import Conv, Program
-from tests.backends.block import host
+from tests.kernels.host import host
 
 pytestmark = host.needs_gxx
 

@@ -1,4 +1,4 @@
-"""The block kernels' own source against float64, on a CPU (see host.py)."""
+"""The block kernels' own source against float64, on a CPU (tests/kernels/host)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from csbench.backends.block.gpu import BlockLayer
 from csbench.backends.block.measured import MeasuredLayer
 from csbench.graph import reference
 from csbench.graph.program import Conv
-from tests.backends.block import host
 from tests.gpu.shapes import TOLERANCE, case, convolution, poisoned_memory
+from tests.kernels.host import host
 
 pytestmark = host.needs_gxx
 

@@ -14,10 +14,10 @@ from csbench.kernels.csr.columns import Weight
 from csbench.kernels.csr.direct import Cut, Direct
 from csbench.kernels.csr.space import Space
 from csbench.kernels.csr.staged import Staged, Tile
-from tests.backends.csr import host
 from tests.backends.csr.layers import AWKWARD, TOLERANCE, case, error, layer
+from tests.kernels.host import host
 
-pytestmark = host.needs_host
+pytestmark = host.needs_gxx
 
 
 @pytest.fixture(autouse=True)

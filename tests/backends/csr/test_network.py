@@ -21,10 +21,10 @@ from csbench.graph import reference
 from csbench.graph.program import Conv, Program
 from csbench.kernels import search
 from csbench.kernels.csr import launch
-from tests.backends.csr import host
 from tests.backends.csr.layers import case
+from tests.kernels.host import host
 
-pytestmark = host.needs_host
+pytestmark = host.needs_gxx
 TOLERANCE = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 1e-2}
 
 

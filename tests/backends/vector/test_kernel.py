@@ -1,4 +1,4 @@
-"""The gather kernels' own source against float64, on a CPU (see host.py)."""
+"""The gather kernels' own source against float64, on a CPU (tests/kernels/host)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from csbench.graph import reference
 from csbench.graph.program import Conv
 from csbench.kernels.gather import io
 from csbench.kernels.gather.tile import Tile, plan
-from tests.backends.vector import host
 from tests.backends.vector.shapes import layer, units_of
+from tests.kernels.host import host
 
 pytestmark = host.needs_gxx
 

@@ -1,4 +1,4 @@
-"""Whole networks on the gather kernels, on a CPU (see host.py): what runs where, and is right."""
+"""Whole networks on the gather kernels, on a CPU: what runs where, and is right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from csbench.graph.attach import attach
 from csbench.graph.program import Program
 from csbench.kernels import search
 from csbench.sparse.network import sparsify_state
-from tests.backends.vector import host
+from tests.kernels.host import host
 
 pytestmark = host.needs_gxx
 

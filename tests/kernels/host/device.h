@@ -1,13 +1,15 @@
-// A GPU as far as the gather kernels know one: the lanes of a cluster as fibers of one thread.
+// A GPU as far as the kernels know one: the lanes of a cluster as fibers of one thread.
 //
-// Lanes run until they wait: for their warp (a collective), for a barrier, for the copy engine, whose
-// copies arrive late and in any order. Shared memory starts as NaN. Nothing moving is a deadlock.
+// Lanes run until they wait: for their warp (a collective), for a barrier, for the copy engine (see
+// engine.h). Clusters run one after another. Shared memory starts as NaN. Nothing moving is a
+// deadlock.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -18,38 +20,55 @@
 
 using u16 = unsigned short;
 using u32 = unsigned int;
-using u64 = unsigned long long;
 
+#undef __device__
+#undef __global__
+#undef __shared__
+#undef __forceinline__
+#undef __grid_constant__
+#undef __launch_bounds__
+#undef __align__
 #define __device__
 #define __global__
-#define __shared__ thread_local  // one for all fibers; blocks run one after another
+#define __shared__ thread_local  // one for all fibers: kernels that use it have no clusters
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 
-struct dim3 { int x; };
-struct int4 { int x, y, z, w; };
-struct uint2 { u32 x, y; };
-struct uint4 { u32 x, y, z, w; };
-struct float2 { float x, y; };
-struct float4 { float x, y, z, w; };
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-inline uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
 inline float __uint_as_float(u32 v) { float f; memcpy(&f, &v, 4); return f; }
 inline float __int_as_float(int v) { return __uint_as_float(v); }
 template <class T> T __ldg(const T* p) { return *p; }
 
 [[noreturn]] inline void fail(const char* what);  // ends the launch
 
-struct Barrier { int count = 0, pending = 0; long long bytes = 0; int phase = 0; };
-struct Meeting { int arrived = 0, generation = 0; };
+struct Mbarrier { int count = 0, pending = 0; long long bytes = 0; int phase = 0; };
+struct Meeting { int arrived = 0, generation = 0, expected = 0; };
+
+// Dynamic shared memory, and a little beyond its end that nobody may write.
+constexpr u32 kSharedBase = 4096, kAlignment = 1024, kBeyond = 256;
+struct SharedMemory {
+  u32 bytes;
+  std::unique_ptr<unsigned char, decltype(&free)> at;
+
+  explicit SharedMemory(u32 bytes_)
+      : bytes(bytes_),
+        at(static_cast<unsigned char*>(aligned_alloc(
+               kAlignment, (bytes_ + kBeyond + kAlignment - 1) / kAlignment * kAlignment)), &free) {
+    memset(at.get(), 0xff, bytes + kBeyond);
+  }
+  bool is_overrun() const {
+    for (u32 i = 0; i < kBeyond; ++i)
+      if (at.get()[bytes + i] != 0xff) return true;
+    return false;
+  }
+};
 
 struct Block {
-  std::vector<unsigned char> memory;
-  std::map<u32, Barrier> barriers;
+  SharedMemory memory;
+  std::map<u32, Mbarrier> barriers;
   std::map<int, Meeting> named;
   int number, threads;
 };
@@ -60,13 +79,16 @@ struct Warp {
   void* given[32];
 };
 
+constexpr size_t kStack = 1 << 16;
+inline std::vector<std::unique_ptr<char[]>> stacks;  // of lanes by number, in all launches
+
 struct Lane {
   ucontext_t start;
   jmp_buf state;
-  std::vector<char> stack = std::vector<char>(1 << 16);
+  char* stack;
   Block* block;
   Warp* warp;
-  int thread, cluster_token = 0;
+  int thread;
   bool started = false, done = false;
   std::vector<std::vector<std::function<void()>>> copies{1};  // of cp.async, by group
 };
@@ -84,6 +106,7 @@ struct Machine {
   int grid = 0;
   std::mt19937 dice{1};
   std::function<void()> body;
+  void (*predecessor)() = nullptr;  // ends when it is first waited for
 };
 inline Machine* machine;
 
@@ -92,10 +115,11 @@ inline Machine* machine;
   _longjmp(machine->end, 1);
 }
 
-#define threadIdx (dim3{machine->now->thread})
-#define blockIdx (dim3{machine->now->block->number})
-#define blockDim (dim3{machine->now->block->threads})
-#define gridDim (dim3{machine->grid})
+struct Index { int x; };
+#define threadIdx (Index{machine->now->thread})
+#define blockIdx (Index{machine->now->block->number})
+#define blockDim (Index{machine->now->block->threads})
+#define gridDim (Index{machine->grid})
 
 inline void yield() {
   if (!_setjmp(machine->now->state)) _longjmp(machine->scheduler, 1);
@@ -106,6 +130,8 @@ template <class Ready> void wait_until(const Ready& ready) {
 }
 inline void meet(Meeting& m, int count) {
   const int generation = m.generation;
+  if (m.arrived && m.expected != count) fail("a barrier is used for different numbers of threads");
+  m.expected = count;
   if (++m.arrived == count) m.arrived = 0, ++m.generation;
   wait_until([&] { return m.generation != generation; });
 }
@@ -139,22 +165,20 @@ template <class T> T __shfl_xor_sync(u32 all, T value, int by) {
   return __shfl_sync(all, value, (machine->now->thread % 32) ^ by);
 }
 
-// ---- shared memory: addresses of 32 bits, not aligned to more than 16 bytes
-constexpr u32 kSharedBase = 4096 + 16;
-inline u32 __cvta_generic_to_shared(const void*) { return kSharedBase; }
+// ---- shared memory by its addresses of 32 bits
 inline unsigned char* shared(Block& block, u32 address, u32 bytes) {
-  if (address < kSharedBase || address - kSharedBase + bytes > block.memory.size())
+  if (address < kSharedBase || address - kSharedBase + bytes > block.memory.bytes)
     fail("an address outside of shared memory");
   if (address % (bytes < 16 ? bytes : 16)) fail("a misaligned address");
-  return &block.memory[address - kSharedBase];
+  return block.memory.at.get() + (address - kSharedBase);
 }
 inline unsigned char* shared(u32 address, u32 bytes) {
   return shared(*machine->now->block, address, bytes);
 }
-
-inline void settle(Barrier& b) {
-  if (b.pending || b.bytes) return;
-  b.pending = b.count, ++b.phase, ++machine->progress;
+inline u32 address_of(const void* p) {
+  const auto offset = static_cast<const unsigned char*>(p) - machine->now->block->memory.at.get();
+  if (offset < 0 || offset > machine->now->block->memory.bytes) fail("not in shared memory");
+  return kSharedBase + u32(offset);
 }
 
 // ---- running
@@ -170,26 +194,31 @@ inline void resume(Lane& lane) {
   if (lane.started) _longjmp(lane.state, 1);
   lane.started = true;
   getcontext(&lane.start);
-  lane.start.uc_stack.ss_sp = lane.stack.data(), lane.start.uc_stack.ss_size = lane.stack.size();
+  lane.start.uc_stack.ss_sp = lane.stack, lane.start.uc_stack.ss_size = kStack;
   lane.start.uc_link = nullptr;
   makecontext(&lane.start, enter, 0);
   setcontext(&lane.start);
 }
 
-inline void run_cluster(int first, int blocks, int threads, int bytes) {
+inline void set_up_cluster(int first, int blocks, int threads, u32 bytes) {
   Machine& m = *machine;
   m.blocks.clear(), m.warps.clear(), m.lanes.clear(), m.engine.clear(), m.cluster = {};
   for (int b = 0; b < blocks; ++b) {
-    m.blocks.push_back(std::make_unique<Block>());
-    Block& block = *m.blocks.back();
-    block.memory.assign(bytes, 0xff), block.number = first + b, block.threads = threads;
+    m.blocks.push_back(std::unique_ptr<Block>(new Block{SharedMemory(bytes), {}, {}, first + b, threads}));
     for (int t = 0; t < threads; ++t) {
       if (t % 32 == 0) m.warps.push_back(std::make_unique<Warp>());
+      if (m.lanes.size() == stacks.size()) stacks.emplace_back(new char[kStack]);
+      char* stack = stacks[m.lanes.size()].get();
       m.lanes.push_back(std::make_unique<Lane>());
       Lane& lane = *m.lanes.back();
-      lane.block = &block, lane.warp = m.warps.back().get(), lane.thread = t;
+      lane.block = m.blocks.back().get(), lane.warp = m.warps.back().get();
+      lane.thread = t, lane.stack = stack;
     }
   }
+}
+
+inline void run_cluster() {
+  Machine& m = *machine;
   const int warps = m.lanes.size() / 32;
   for (bool left = true; left;) {
     const long long before = m.progress;
@@ -213,6 +242,8 @@ inline void run_cluster(int first, int blocks, int threads, int bytes) {
     if (left && m.progress == before) fail("a deadlock");
   }
   if (!m.engine.empty()) fail("copies are still on their way at the end");
+  for (auto& block : m.blocks)
+    if (block->memory.is_overrun()) fail("a write beyond shared memory");
 }
 
 template <class... A, std::size_t... I>
@@ -223,12 +254,18 @@ void call(void (*kernel)(A...), void** given, std::index_sequence<I...>) {
 // Null, or what the kernel did wrong.
 template <class... A>
 const char* launch(void (*kernel)(A...), int grid, int threads, int cluster, int bytes,
-                   void** given) {
+                   void** given, void (*predecessor)()) {
   Machine m;
   machine = &m;
-  m.grid = grid;
+  m.grid = grid, m.predecessor = predecessor;
   m.body = [&] { call(kernel, given, std::index_sequence_for<A...>{}); };
   if (!_setjmp(m.end))
-    for (int first = 0; first < grid; first += cluster) run_cluster(first, cluster, threads, bytes);
+    for (int first = 0; first < grid; first += cluster)
+      set_up_cluster(first, cluster, threads, bytes), run_cluster();
   return m.wrong;
 }
+#define ENTRY(name)                                                                             \
+  extern "C" const char* run_##name(int grid, int threads, int cluster, int bytes, void** given, \
+                                    void (*predecessor)()) {                                    \
+    return launch(name, grid, threads, cluster, bytes, given, predecessor);                     \
+  }

@@ -1,0 +1,106 @@
+// Hopper's copy engine and its barriers. Copies arrive late and in any order.
+#pragma once
+#include "device.h"
+
+// ---- mbarriers, by their addresses in shared memory
+inline Mbarrier& mbarrier(u32 bar) { return machine->now->block->barriers.at(bar); }
+inline void settle(Mbarrier& b) {
+  if (b.pending || b.bytes) return;
+  b.pending = b.count, ++b.phase, ++machine->progress;
+}
+inline void barrier_init(u32 bar, u32 count) {
+  shared(bar, 8);
+  machine->now->block->barriers[bar] = {int(count), int(count), 0, 0};
+}
+inline void barrier_expect(u32 bar, u32 bytes) {
+  Mbarrier& b = mbarrier(bar);
+  b.bytes += bytes;
+  if (--b.pending < 0) fail("too many arrivals");
+  settle(b);
+}
+inline void barrier_arrive(u32 bar) { barrier_expect(bar, 0); }
+inline void barrier_wait(u32 bar, u32 phase) {
+  Mbarrier* b = &mbarrier(bar);
+  wait_until([=] { return (b->phase & 1) != int(phase); });
+}
+inline void fence_barrier_init() {}
+
+// ---- tensors, as host.py describes them
+struct alignas(64) TensorMap {
+  const unsigned char* base;
+  long long stride[4];          // bytes, of the dimensions after the first
+  int extent[5];
+  int lower[2], upper[2];       // of windows: where they begin, across and down
+  u16 box[5];                   // of windows: channels, and pixels
+  unsigned char step[5], rank, element, swizzle;  // bytes of a number, and of a swizzled row
+
+  // The number at `at`, or zero, to number `i` of a box that begins at `to`.
+  void copy(Block& block, u32 to, int i, const int (&at)[5]) const {
+    long long from = 0;
+    bool inside = true;
+    for (int d = 0; d < rank; ++d) {
+      inside &= at[d] >= 0 && at[d] < extent[d];
+      from += at[d] * (d ? stride[d - 1] : element);
+    }
+    u32 place = to + i * element;
+    if (swizzle) place ^= (place >> 7 & (swizzle / 16 - 1)) << 4;
+    unsigned char* there = shared(block, place, element);
+    if (inside) memcpy(there, base + from, element);
+    else memset(there, 0, element);
+  }
+};
+
+// Later: `write`, of so many bytes at `to`.
+template <class Write> void later(u32 to, u32 bytes, u32 bar, const Write& write) {
+  Block* block = machine->now->block;
+  shared(to, 1), shared(to + bytes - 1, 1);
+  machine->engine.push_back([=] {
+    write(*block);
+    Mbarrier& b = block->barriers.at(bar);
+    b.bytes -= bytes;
+    settle(b);
+  });
+}
+inline void check_start(const TensorMap& map, u32 to, int first) {
+  if (to % 128) fail("the copy engine writes to multiples of 128 bytes");
+  if (first * map.element % 16) fail("the copy engine starts at multiples of 16 bytes");
+}
+inline void copy_bytes(u32 to, const void* from, u32 bytes, u32 bar) {
+  if ((to | reinterpret_cast<size_t>(from) | bytes) % 16) fail("a copy is not aligned");
+  later(to, bytes, bar, [=](Block& block) { memcpy(shared(block, to, 16), from, bytes); });
+}
+// A box from `start` on; zeros outside of the tensor.
+inline void copy_box(u32 to, const TensorMap* given, const int (&start)[5], u32 bar) {
+  const TensorMap map = *given;
+  check_start(map, to, start[0]);
+  const int x[5] = {start[0], start[1], start[2], start[3], start[4]};
+  int total = 1;
+  for (int d = 0; d < map.rank; ++d) total *= (map.box[d] - 1) / map.step[d] + 1;
+  later(to, total * map.element, bar, [=](Block& block) {
+    for (int i = 0; i < total; ++i) {
+      int at[5] = {};
+      for (int d = 0, rest = i; d < map.rank; ++d) {
+        const int count = (map.box[d] - 1) / map.step[d] + 1;
+        at[d] = x[d] + rest % count * map.step[d], rest /= count;
+      }
+      map.copy(block, to, i, at);
+    }
+  });
+}
+// Consecutive output pixels from (w, h, n) on, each seen through the kernel tap (across, down).
+inline void copy_windows(u32 to, const TensorMap* given, int channel, int w, int h, int n,
+                         int across, int down, u32 bar) {
+  const TensorMap map = *given;
+  check_start(map, to, channel);
+  const int channels = map.box[0], pixels = map.box[1];
+  later(to, channels * pixels * map.element, bar, [=](Block& block) {
+    int x = w, y = h, z = n;
+    for (int i = 0; i < pixels; ++i) {
+      for (int c = 0; c < channels; ++c)
+        map.copy(block, to, i * channels + c, {channel + c, x + across, y + down, z});
+      if ((x += map.step[1]) < map.extent[1] + map.upper[0]) continue;
+      x = map.lower[0], y += map.step[2];
+      if (y >= map.extent[2] + map.upper[1]) y = map.lower[1], ++z;
+    }
+  });
+}
