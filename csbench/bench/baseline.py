@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,7 +39,8 @@ class Baseline:
     """A dense subject, ready to be timed beside a sparse one, and the other ways to run it."""
 
     backend: Backend
-    replay: Replay
+    copies: list[Replay]  # one at first; those that a case adds serve the next one too
+    again: Callable[[], Replay]  # makes one more
     ways: Ways
 
 
@@ -68,16 +69,21 @@ class Baselines:
     def _make(self, case: Case, clock: Clock, seed: int, rtol: float | None) -> Baseline:
         backend = registry.get(case.backend)
         subject = Subject(self._library.dense(case), case)
-        try:
-            replay = _proved(subject, backend, backend, case, seed, rtol)
-        except BackendError as error:
-            raise BackendError(f"baseline {case.baseline}: {error}") from None
+
+        def again() -> Replay:
+            try:
+                return _proved(subject, backend, backend, case, seed, rtol)
+            except BackendError as error:
+                raise BackendError(f"baseline {case.baseline}: {error}") from None
+
+        first = again()
         if case.task != "infer":
-            return Baseline(backend, replay, Ways({}, {}))
+            return Baseline(backend, [first], again, Ways({}, {}))
         workload = replace(case, dtype="").key  # in any precision
         known = self._ways.setdefault(workload, Ways({}, {}))
-        self._extend(known, case, backend, replay, clock, seed)
-        return Baseline(backend, replay, Ways(dict(known.samples_ms), dict(known.left_out)))
+        self._extend(known, case, backend, first, clock, seed)
+        ways = Ways(dict(known.samples_ms), dict(known.left_out))
+        return Baseline(backend, [first], again, ways)
 
     def _extend(
         self, ways: Ways, case: Case, baseline: Backend, own: Replay, clock: Clock, seed: int

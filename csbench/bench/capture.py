@@ -29,8 +29,12 @@ class Replay:
         self._graphs: list[torch.cuda.CUDAGraph] = []
         self._outputs: list[Tensor] = []
         self._turn = -1
-        if self._inputs[0][0].is_cuda:
+        if self.on_gpu:
             self._capture()
+
+    @property
+    def on_gpu(self) -> bool:
+        return self._inputs[0][0].is_cuda
 
     def __call__(self) -> None:
         self._turn = (self._turn + 1) % len(self._inputs)

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from csbench.backends.base import Backend
-from csbench.bench import environment, limits
+from csbench.bench import copies, environment, limits
 from csbench.bench.baseline import Baseline, Baselines
 from csbench.bench.capture import Replay
 from csbench.bench.check import Gate
@@ -51,6 +51,7 @@ class _Contest:
     """A lowered subject and what it is compared with."""
 
     subject: Subject
+    backend: Backend
     lowered: Lowered
     baseline: Baseline
     clock: Clock
@@ -114,35 +115,38 @@ class Bench:
             _insist_on_sparse(backend, draft.layers, subject)
         inputs = subject.reference.inputs(settings.seed)
         draft.peak_bytes = peak_of(lambda: lowered.run(*inputs), case.device, before)
-        return _Contest(subject, lowered, baseline, clock)
+        return _Contest(subject, backend, lowered, baseline, clock)
 
     def _compete(self, draft: Draft, contest: _Contest, report: Report) -> None:
         """Prove the output, sample both in turn, and prove it again."""
         seed, baseline = draft.settings.seed, contest.baseline
         report("checking")
         gate = Gate(contest.subject.reference, draft.settings.rtol)
-        draft.checked(gate.poisoned(lambda x: contest.lowered.run(*x), seed))
-        replay = contest.subject.replay(contest.lowered, seed)
-        draft.checked(gate.fresh(replay.fresh, seed))
+        runs = [_proved(draft, contest, gate, contest.lowered)]
+        report("making copies")
+        _copy(draft, contest, gate, runs)
+        replay = runs[0]
 
         report("sampling")
         clocks = draft.env["clocks"] = {"start": environment.clocks(self._nvml)}
-        pairs, readings = self._sample(draft, contest, replay, report)
+        pairs, readings = self._sample(draft, contest, runs, report)
         clocks["end"] = environment.clocks(self._nvml)
         self._weigh(draft, contest, replay, pairs)
         report("checking again")
         _insist_on_work(replay, contest.subject, contest.clock, seed)
-        draft.checked(gate.fresh(replay.fresh, seed + 1))
+        for run in runs:
+            draft.checked(gate.fresh(run.fresh, seed + 1))
 
         if readings:
             draft.env["gpu_during"] = summary(readings)
-        draft.reason = replay.note or baseline.replay.note
+        draft.reason = replay.note or baseline.copies[0].note
         draft.measurement = Measurement(
             mode=replay.mode,
             cache=draft.cache,
             warmup=draft.settings.stop.warmup,
             samples_ms=pairs.samples_ms,
             baseline_samples_ms=pairs.baseline_samples_ms,
+            copies=pairs.copies,
             throttled=throttled(readings, pairs.spans),
             dense_samples_ms=baseline.ways.samples_ms,
             dense_left_out=baseline.ways.left_out,
@@ -150,7 +154,7 @@ class Bench:
         self._judge(draft, pairs)
 
     def _sample(
-        self, draft: Draft, contest: _Contest, replay: Replay, report: Report
+        self, draft: Draft, contest: _Contest, runs: Sequence[Replay], report: Report
     ) -> tuple[Pairs, Sequence[Reading]]:
         def progress(share: float, half_width: float) -> None:
             known = half_width if half_width < _UNKNOWN_NOISE else None
@@ -159,7 +163,7 @@ class Bench:
         watch = Watch(self._nvml) if self._nvml is not None else None
         with watch or contextlib.nullcontext():
             pairs = sample_pairs(
-                contest.clock, replay, contest.baseline.replay, draft.settings.stop,
+                contest.clock, runs, contest.baseline.copies[: len(runs)], draft.settings.stop,
                 seed=draft.settings.seed, progress=progress,
             )  # fmt: skip
         return pairs, watch.readings if watch else ()
@@ -173,7 +177,7 @@ class Bench:
             return
         both = {
             "sparse": (replay, pairs.samples_ms),
-            "baseline": (contest.baseline.replay, pairs.baseline_samples_ms),
+            "baseline": (contest.baseline.copies[0], pairs.baseline_samples_ms),
         }
         spent = {
             name: self._energy.joules(run, median(times), contest.clock)
@@ -190,6 +194,28 @@ class Bench:
             known = limits.ceilings(draft.case.device, self.env, again=True)
             draft.env["ceilings"] = known
         draft.judge(pairs, known)
+
+
+def _proved(draft: Draft, contest: _Contest, gate: Gate, lowered: Lowered) -> Replay:
+    """What is timed of a lowered subject; raises Outcome("wrong") where its output is."""
+    seed = draft.settings.seed
+    draft.checked(gate.poisoned(lambda x: lowered.run(*x), seed))
+    replay = contest.subject.replay(lowered, seed)
+    draft.checked(gate.fresh(replay.fresh, seed))
+    return replay
+
+
+def _copy(draft: Draft, contest: _Contest, gate: Gate, runs: list[Replay]) -> None:
+    """More copies of the baseline, which later cases share, and as many of the subject."""
+    stop, baseline = draft.settings.stop, contest.baseline
+    wanted = copies.wanted(stop, draft.case.device)
+    copies.grow(baseline.copies, baseline.again, wanted, stop.max_time)
+
+    def again() -> Replay:
+        lowered = contest.subject.lower(contest.backend, baseline.backend, draft.case)
+        return _proved(draft, contest, gate, lowered)
+
+    copies.grow(runs, again, min(wanted, len(baseline.copies)), stop.max_time)
 
 
 def _usable(device: str) -> str:

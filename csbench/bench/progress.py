@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from csbench.bench.messages import Progress
 from csbench.core.case import Case
 from csbench.core.record import Record
-from csbench.core.statistics import median, speedup
+from csbench.core.statistics import middle, speedup
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -100,9 +100,9 @@ def outcome(record: Record) -> str:
     if record.measurement is None:
         return f"{record.status}: {record.reason}" if record.reason else record.status
     measured = record.measurement
-    found = speedup(measured.samples_ms, measured.baseline_samples_ms)
+    found = speedup(measured.samples_ms, measured.baseline_samples_ms, measured.copies)
     mark = "" if record.status == "ok" else f" {record.status}: {record.reason}"
-    time_ms = median(measured.samples_ms)
+    time_ms = middle(measured.samples_ms, measured.copies)
     return f"{time_ms:.4g} ms, {found.ratio:.2f}x (±{100 * found.half_width:.1f} %){mark}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from csbench.bench.clocks import Clock, Run
@@ -33,10 +33,11 @@ class Pairs(NamedTuple):
     baseline_samples_ms: tuple[float, ...]
     spans: tuple[tuple[float, float], ...]
     settled: bool  # the interval became narrow enough
+    copies: int = 1
 
     @property
     def speedup(self) -> Speedup:
-        return speedup(self.samples_ms, self.baseline_samples_ms)
+        return speedup(self.samples_ms, self.baseline_samples_ms, self.copies)
 
 
 Progress = Callable[[float, float], None]  # share of the time spent, half-width so far
@@ -44,35 +45,38 @@ Progress = Callable[[float, float], None]  # share of the time spent, half-width
 
 def sample_pairs(
     clock: Clock,
-    run: Run,
-    baseline: Run,
+    runs: Sequence[Run],
+    baselines: Sequence[Run],
     stop: StopRule,
     *,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pairs:
-    """Time `run` and `baseline` in turn by the stop rule; order within pairs is drawn from `seed`.
+    """Time a network and its baseline in turn by the stop rule, each on one copy after another.
 
-    A slow drift of the machine hits both alike: of every two pairs one starts with each.
+    A slow drift of the machine hits both alike: of every two pairs one starts with each, in an
+    order drawn from `seed`. Both come in as many copies.
     """
-    if run is baseline:
+    if set(runs) & set(baselines):
         raise ValueError("a run cannot be its own baseline; lower it twice")
-    for each in (run, baseline):
-        for _ in range(stop.warmup):
-            each()
-    counts = {each: calibrate(clock, each) for each in (run, baseline)}
-    taken: dict[Run, list[float]] = {run: [], baseline: []}
+    sides, copies = (runs, baselines), len(runs)
+    for side in sides:
+        for each in side:
+            for _ in range(stop.warmup):
+                each()
+    counts = [calibrate(clock, side[0]) for side in sides]
+    taken: tuple[list[float], list[float]] = ([], [])
     spans: list[tuple[float, float]] = []
     begun, look, half_width = clock.now(), FEWEST_PAIRS, math.inf
-    for order in _orders(run, baseline, seed):
-        start = clock.now()
-        for each in order:
-            taken[each].append(clock.sample(each, counts[each]))
+    for order in _orders(seed):
+        start, turn = clock.now(), len(spans) % copies
+        for one in order:
+            taken[one].append(clock.sample(sides[one][turn], counts[one]))
         spans.append((start, clock.now()))
         done, spent = len(spans), clock.now() - begun
         last = done == stop.runs or (spent >= stop.max_time and done >= _LEAST_PAIRS)
         if last or (done >= look and spent >= stop.min_time):
-            half_width = speedup(taken[run], taken[baseline]).half_width
+            half_width = speedup(*taken, copies).half_width
             look = int(done * _NEXT_LOOK) + 1
         if progress is not None:
             progress(_share(stop, done, spent), half_width)
@@ -81,7 +85,7 @@ def sample_pairs(
         )
         if last or (settled and stop.runs is None):
             break
-    return Pairs(tuple(taken[run]), tuple(taken[baseline]), tuple(spans), settled)
+    return Pairs(tuple(taken[0]), tuple(taken[1]), tuple(spans), settled, copies)
 
 
 def sample_alone(clock: Clock, run: Run, count: int, warmup: int = 2) -> list[float]:
@@ -119,12 +123,11 @@ def calibrate(clock: Clock, run: Run) -> int:
     return count
 
 
-def _orders(run: Run, baseline: Run, seed: int) -> Iterator[tuple[Run, Run]]:
+def _orders(seed: int) -> Iterator[tuple[int, int]]:
     """Orders within pairs without end: of every two pairs one starts with each, in drawn order."""
     draw = random.Random(seed)
-    both = [(run, baseline), (baseline, run)]
     while True:
-        yield from draw.sample(both, 2)
+        yield from draw.sample([(0, 1), (1, 0)], 2)
 
 
 def _share(stop: StopRule, done: int, spent: float) -> float:

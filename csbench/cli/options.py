@@ -25,6 +25,11 @@ def measuring(command: F) -> F:
         click.option(
             "-r", "--runs", type=click.IntRange(1), metavar="N", help="Exactly N pairs of samples."
         ),
+        click.option(
+            "--copies", type=click.IntRange(1), metavar="N",
+            help="Copies of each network, at addresses of their own, that are sampled in turn "
+            "[8 on a CPU, 3 on a GPU, fewer where time or memory runs out].",
+        ),
         click.option("--min-time", type=float, metavar="S", help="Seconds a case at least [1]."),
         click.option("--max-time", type=float, metavar="S", help="Seconds a case at most [15]."),
         click.option(
@@ -39,7 +44,7 @@ def measuring(command: F) -> F:
         ),
         click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads."),
     )  # fmt: skip
-    names = ("warmup", "runs", "min_time", "max_time", "max_noise", "timeout",
+    names = ("warmup", "runs", "copies", "min_time", "max_time", "max_noise", "timeout",
              "rtol", "cache", "threads")  # fmt: skip
     return _gathered(command, options, "measuring", names)
 

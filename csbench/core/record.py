@@ -18,7 +18,8 @@ MEASURED = ("ok", "noisy", "invalid")  # statuses that carry a time
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Raw samples in the order taken; `samples_ms[i]` and `baseline_samples_ms[i]` are a pair.
 
-    Statistics are derived (csbench.core.statistics), never stored.
+    Both networks were lowered `copies` times, to lie at different addresses; pair i was taken on
+    copy i mod `copies` of each. Statistics are derived (csbench.core.statistics), never stored.
     """
 
     mode: Literal["graph", "eager"]
@@ -26,6 +27,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     warmup: int
     samples_ms: tuple[float, ...]
     baseline_samples_ms: tuple[float, ...] = ()
+    copies: int = 1
     throttled: tuple[int, ...] = ()  # indices of pairs taken while the clock was held down
     # Every dense way measured beside the baseline, by backend and precision ("cudnn fp16"), and why
     # others that were tried have no time.

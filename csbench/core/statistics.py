@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 Verdict = Literal["faster", "slower", "undecided"]
 
 CONFIDENCE = 0.95
-# Two copies of one network differ in time by where their memory lies: on an H200 captures of the
-# same ResNet50 lay up to 0.38 % apart, with a standard deviation of 0.13 %. However many samples,
-# a ratio of two networks is no surer than this (1.96 * sqrt(2) * 0.13 %).
-PLACEMENT = 0.0036
 SEED = 20230623
 # Enough resamples that the interval's ends are steady, few enough that a report of 200 records
 # takes a fraction of a second: the work of one interval stays near constant as samples grow.
@@ -25,6 +21,11 @@ _MOST_RESAMPLES = 1000
 _FEWEST_RESAMPLES = 200
 _WORK = 80_000
 _KEPT_COUNTS = 256
+# Student's t for a 95 % interval, by degrees of freedom from 1; beyond them the last holds.
+_STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120,
+)  # fmt: skip
 
 
 class Speedup(NamedTuple):
@@ -60,42 +61,79 @@ def mad(samples: Sequence[float]) -> float:
     return median([abs(value - middle) for value in samples])
 
 
-def speedup(samples_ms: Sequence[float], baseline_ms: Sequence[float]) -> Speedup:
-    """Ratio of medians, baseline over samples, with its 95 % interval.
+def middle(samples_ms: Sequence[float], copies: int = 1) -> float:
+    """The geometric mean of the copies' medians; of one copy its median.
+
+    Sample i was taken on copy i mod `copies` of what was timed.
+    """
+    return _mean(_medians(samples_ms, copies))
+
+
+def speedup(samples_ms: Sequence[float], baseline_ms: Sequence[float], copies: int = 1) -> Speedup:
+    """Ratio of the middles, baseline over samples, with its 95 % interval.
 
     Sample i of both was taken as one pair, so pairs are resampled (bootstrap): what slows both
-    slows neither against the other. The same samples always give the same interval. What samples
-    cannot show, PLACEMENT, is added as an independent error.
+    slows neither against the other. Copies of one network differ by where their memory lies,
+    which samples of one of them do not show: with several copies the interval is no narrower than
+    Student's over their medians. The same samples always give the same interval.
+    """
+    if len(samples_ms) != len(baseline_ms) or not samples_ms:
+        raise ValueError(f"{len(samples_ms)} samples and {len(baseline_ms)} are not pairs")
+    top, bottom = _medians(baseline_ms, copies), _medians(samples_ms, copies)
+    resampled = _resampled_shares(baseline_ms, top) / _resampled_shares(samples_ms, bottom)
+    ratio = _mean(top) / _mean(bottom)
+    return Speedup(ratio, *_around(ratio, resampled, top, bottom))
+
+
+def interval(samples_ms: Sequence[float], copies: int = 1) -> tuple[float, float]:
+    """95 % interval of the middle of one row of samples, found as that of a speed-up."""
+    medians = _medians(samples_ms, copies)
+    return _around(_mean(medians), _resampled_shares(samples_ms, medians), medians)
+
+
+def _medians(samples_ms: Sequence[float], copies: int) -> list[float]:
+    """Each copy's median."""
+    if not all(math.isfinite(value) and value > 0 for value in samples_ms):
+        raise ValueError("a time is not a positive number")
+    used = min(copies, len(samples_ms))
+    return [median(samples_ms[k::used]) for k in range(used)]
+
+
+def _mean(medians: Sequence[float]) -> float:
+    return medians[0] if len(medians) == 1 else statistics.geometric_mean(medians)
+
+
+def _around(value: float, resampled: ndarray, *rows: Sequence[float]) -> tuple[float, float]:
+    """The interval of a value: the wider of what resampling says and what copies say.
+
+    `resampled` are bootstrap replicates as shares of the value; `rows` the copies' medians of each
+    network that the value is made of.
     """
     import numpy as np
 
-    if len(samples_ms) != len(baseline_ms) or not samples_ms:
-        raise ValueError(f"{len(samples_ms)} samples and {len(baseline_ms)} are not pairs")
-    top = np.array(baseline_ms, dtype=np.float64)
-    bottom = np.array(samples_ms, dtype=np.float64)
-    if not all(np.isfinite(row).all() and (row > 0).all() for row in (top, bottom)):
-        raise ValueError("a time is not a positive number")
-    resampled = _resampled_medians(top) / _resampled_medians(bottom)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, (tail, 1 - tail))
-    ratio = median(baseline_ms) / median(samples_ms)
-    # The ratio itself always lies inside, even when a handful of samples makes quantiles coarse.
-    below, above = math.log(ratio / min(low, ratio)), math.log(max(high, ratio) / ratio)
-    return Speedup(
-        ratio,
-        ratio * math.exp(-math.hypot(below, PLACEMENT)),
-        ratio * math.exp(math.hypot(above, PLACEMENT)),
-    )
+    between = _student(rows)
+    # The value itself always lies inside, even when a handful of samples makes quantiles coarse.
+    below, above = max(between, -math.log(min(low, 1))), max(between, math.log(max(high, 1)))
+    return value * math.exp(-below), value * math.exp(above)
 
 
-def interval(samples_ms: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of the median of one row of samples."""
+def _student(rows: Sequence[Sequence[float]]) -> float:
+    """Half the 95 % interval, on a logarithmic scale, of means of so many copies; 0 for one."""
+    freedom = sum(len(row) - 1 for row in rows)
+    if not freedom:
+        return 0.0
+    squares = (statistics.variance(map(math.log, row)) / len(row) for row in rows)
+    return _STUDENT[min(freedom, len(_STUDENT)) - 1] * math.sqrt(sum(squares))
+
+
+def _resampled_shares(samples_ms: Sequence[float], medians: Sequence[float]) -> ndarray:
+    """Medians of bootstrap resamples, each sample as a share of its own copy's median."""
     import numpy as np
 
     values = np.array(samples_ms, dtype=np.float64)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(_resampled_medians(values), (tail, 1 - tail))
-    return float(low), float(high)
+    return _resampled_medians(values / np.resize(np.array(medians), len(values)))
 
 
 def _resampled_medians(values: ndarray) -> ndarray:

@@ -13,11 +13,14 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Measure until the interval's half-width is below `max_noise` and `min_time` has been spent.
 
     `max_time` bounds it (the verdict is then `noisy`); `runs`, when given, fixes the number of
-    pairs instead. `warmup` counts untimed runs. Times are in seconds, noise a fraction.
+    pairs instead. `warmup` counts untimed runs, `copies` how many copies of each network, at
+    addresses of their own, are sampled in turn (by default what suits the device; making them
+    takes at most about `max_time` too). Times are in seconds, noise a fraction.
     """
 
     warmup: int = 5
     runs: int | None = None
+    copies: int | None = None
     min_time: float = 1.0
     max_time: float = 15.0
     max_noise: float = 0.01
@@ -30,8 +33,9 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise UsageError(
                     f"{name} is {getattr(self, name):g}; expected a finite number above 0"
                 )
-        if self.warmup < 0 or (self.runs is not None and self.runs < 1):
-            raise UsageError("warmup is at least 0 and runs at least 1")
+        counts = [count for count in (self.runs, self.copies) if count is not None]
+        if self.warmup < 0 or min(counts, default=1) < 1:
+            raise UsageError("warmup is at least 0, runs and copies at least 1")
         if self.min_time > self.max_time:
             raise UsageError(
                 f"min_time {self.min_time:g} s is longer than max_time {self.max_time:g} s; "

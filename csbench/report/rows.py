@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from csbench.core.case import Case
 from csbench.core.record import Record
-from csbench.core.statistics import PLACEMENT, interval, median, speedup
+from csbench.core.statistics import interval, middle, speedup
 from csbench.report.dense import DenseWays, Way, baseline_way, own_way
 
 CARRY_A_TIME = ("ok", "noisy")  # an invalid, wrong or failed row has none that counts
@@ -122,7 +122,9 @@ def _compared(row: Row, own: Row | None, ways: DenseWays) -> Row:
         return row
     paired = None
     if measured.baseline_samples_ms:
-        paired = Estimate(*speedup(measured.samples_ms, measured.baseline_samples_ms))
+        paired = Estimate(
+            *speedup(measured.samples_ms, measured.baseline_samples_ms, measured.copies)
+        )
     over_own = None
     if own is not None and own.time_ms is not None:
         over_own = Estimate(1.0) if own.record is row.record else ratio(own.time_ms, time)
@@ -150,23 +152,22 @@ def _over(row: Row, time: Estimate, best: Way | None) -> Estimate | None:
 def _time(record: Record) -> Estimate | None:
     if record.status not in CARRY_A_TIME or record.measurement is None:
         return None
-    samples = record.measurement.samples_ms
-    return Estimate(median(samples), *interval(samples)) if samples else None
+    samples, copies = record.measurement.samples_ms, record.measurement.copies
+    return Estimate(middle(samples, copies), *interval(samples, copies)) if samples else None
 
 
 def ratio(reference: Estimate, time: Estimate) -> Estimate:
     """Reference over time, both measured apart, with an interval from theirs.
 
     On a logarithmic scale the two distances to an end add in squares (Donner and Zou, Closed-form
-    confidence intervals for functions of the normal mean and standard deviation, 2012); and so
-    does PLACEMENT, which no samples show.
+    confidence intervals for functions of the normal mean and standard deviation, 2012).
     """
     value = reference.value / time.value
 
     def reach(up: float | None, down: float | None) -> float:
         above = math.log(up / reference.value) if up else 0.0
         below = math.log(time.value / down) if down else 0.0
-        return math.hypot(above, below, PLACEMENT)
+        return math.hypot(above, below)
 
     return Estimate(
         value,

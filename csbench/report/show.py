@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from csbench.core.projection import hours
 from csbench.core.record import Measurement, Record
-from csbench.core.statistics import interval, mad, median, speedup
+from csbench.core.statistics import interval, mad, middle, speedup
 from csbench.core.training import TrainingReport, TrainSettings
 from csbench.report.tables.cells import percent, shape
 
@@ -26,7 +26,9 @@ def listing(records: Iterable[Record]) -> str:
 def _line(record: Record) -> tuple[str, ...]:
     case, measured = record.case, record.measurement
     model = f"{case.model}:{case.layer}" if case.layer else case.model
-    time = f"{median(measured.samples_ms):.3f}" if measured and measured.samples_ms else "--"
+    time = "--"
+    if measured and measured.samples_ms:
+        time = f"{middle(measured.samples_ms, measured.copies):.3f}"
     return (
         record.key,
         record.status,
@@ -117,11 +119,12 @@ def _once(lines: Sequence[tuple[str, str]], i: int) -> str:
 
 def _measured(record: Record, measured: Measurement) -> list[tuple[str, str]]:
     how = f"{measured.mode}, cache {measured.cache}, warm-up {measured.warmup}"
+    how += f", {measured.copies} copies" if measured.copies > 1 else ""
     lines = [("measured", f"{how}, {len(measured.throttled)} pairs throttled")]
     if measured.samples_ms:
-        lines.append(("time", _summary(measured.samples_ms)))
+        lines.append(("time", _summary(measured.samples_ms, measured.copies)))
     if measured.baseline_samples_ms:
-        lines.append(("baseline", _summary(measured.baseline_samples_ms)))
+        lines.append(("baseline", _summary(measured.baseline_samples_ms, measured.copies)))
         lines.append(("speed-up", f"{_speedup(record, measured)} over {record.case.baseline}"))
     for name, samples in measured.dense_samples_ms.items():
         lines.append(("dense ways", f"{name}: {_summary(samples)}"))
@@ -132,18 +135,19 @@ def _measured(record: Record, measured: Measurement) -> list[tuple[str, str]]:
     return lines
 
 
-def _summary(samples: Sequence[float]) -> str:
-    low, high = interval(samples)
+def _summary(samples: Sequence[float], copies: int = 1) -> str:
+    low, high = interval(samples, copies)
     return (
-        f"median {median(samples):.4f} ms, 95 % [{low:.4f}, {high:.4f}], MAD {mad(samples):.4f}, "
-        f"min {min(samples):.4f}, max {max(samples):.4f}, {len(samples)} samples"
+        f"median {middle(samples, copies):.4f} ms, 95 % [{low:.4f}, {high:.4f}], "
+        f"MAD {mad(samples):.4f}, min {min(samples):.4f}, max {max(samples):.4f}, "
+        f"{len(samples)} samples"
     )
 
 
 def _speedup(record: Record, measured: Measurement) -> str:
     if record.status not in ("ok", "noisy") or not measured.baseline_samples_ms:
         return "--"
-    found = speedup(measured.samples_ms, measured.baseline_samples_ms)
+    found = speedup(measured.samples_ms, measured.baseline_samples_ms, measured.copies)
     return f"{found.ratio:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 

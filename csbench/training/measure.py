@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from csbench.bench import environment
 from csbench.bench.clocks import Clock, CudaClock, HostClock
+from csbench.bench.memory import bounded, out_of_memory
 from csbench.bench.nvml import Watch, summary, throttled
 from csbench.core.case import Case
 from csbench.core.record import Measurement, Record, Sparsity, Status
@@ -20,7 +21,7 @@ from csbench.core.stop import StopRule
 from csbench.core.training import TrainingReport
 from csbench.errors import CaseTimeout, CsbenchError, UsageError
 from csbench.sparse.network import sparsities
-from csbench.training.memory import bounded, out_of_memory, suggestion
+from csbench.training.memory import suggestion
 from csbench.training.probe import NotFinite, Probe
 from csbench.training.ranks import Ranks
 from csbench.training.setup import Options, Setup

@@ -118,7 +118,7 @@ class Probe:
 
     def _in_turn(self, step: Callable[[], None], other: Callable[[], None]) -> Pairs:
         seed = self._setup.options.seed
-        return sample_pairs(self._step_clock, step, other, self._stop, seed=seed)
+        return sample_pairs(self._step_clock, (step,), (other,), self._stop, seed=seed)
 
     def _marked(self, trainer: Trainer) -> Callable[[Mark | None], None]:
         def step(mark: Mark | None) -> None:

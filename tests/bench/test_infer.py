@@ -12,11 +12,14 @@ import torch
 
 from csbench import models
 from csbench.backends import registry
+from csbench.backends.base import Backend
 from csbench.bench import limits
 from csbench.bench.clocks import Run
 from csbench.bench.infer import Bench
 from csbench.bench.messages import Settings
+from csbench.bench.subject import Lowered, Subject
 from csbench.core.axes import Sweep
+from csbench.core.case import Case
 from csbench.core.pattern import parse
 from csbench.core.record import Record
 from csbench.core.stop import StopRule
@@ -82,7 +85,7 @@ def measure(
             "backend": ("fake",)} | axes  # fmt: skip
     quick = OrderedClock(*(cycle([12.0 + i]) for i in range(9)))
     bench = Bench("cpu", threads=1, clock=clock or quick)
-    settings = Settings(stop=stop or StopRule(runs=10, warmup=1))
+    settings = Settings(stop=stop or StopRule(runs=10, warmup=1, copies=1))
     return [
         bench.measure(case, settings, lambda *_: None)
         for case in bench.plan(Sweep(**axes))  # type: ignore[arg-type]
@@ -241,15 +244,52 @@ def test_a_backend_that_cannot_run_the_case_is_unsupported(
 
 def test_running_out_of_time_is_noisy_and_keeps_the_samples() -> None:
     shaky = OrderedClock(cycle([10.0]), *(cycle([10.0, 30.0, 20.0, 15.0]) for _ in range(9)))
-    (record,) = measure(shaky, stop=StopRule(min_time=0.1, max_time=1.0, warmup=0))
+    (record,) = measure(shaky, stop=StopRule(min_time=0.1, max_time=1.0, warmup=0, copies=1))
     assert record.status == "noisy"
     assert "asked for 1 %" in (record.reason or "")
     assert record.measurement is not None and len(record.measurement.samples_ms) > 10
 
 
+def test_both_networks_are_sampled_on_copies_in_turn() -> None:
+    (record,) = measure(stop=StopRule(runs=6, warmup=0, copies=3))
+    measured = record.measurement
+    assert measured is not None and measured.copies == 3
+    rows = measured.samples_ms, measured.baseline_samples_ms
+    assert all(row == 2 * row[:3] for row in rows)  # each copy has a time of its own
+    assert len({*rows[0], *rows[1]}) == 6
+
+
+def test_copies_of_the_baseline_serve_the_next_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    lowered: list[str] = []
+    known = Subject.lower
+
+    def lower(subject: Subject, backend: Backend, fallback: Backend, case: Case) -> Lowered:
+        lowered.append(f"{case.pattern} {case.dtype}")
+        return known(subject, backend, fallback, case)
+
+    monkeypatch.setattr(Subject, "lower", lower)
+    measure(stop=StopRule(runs=6, warmup=0, copies=3), sparsity=(0.5, 0.75))
+    assert lowered.count("dense fp32") == 3
+    assert lowered.count("cs:2 fp32") == lowered.count("cs:4 fp32") == 3
+
+
+def test_a_copy_that_is_wrong_makes_the_case_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, made = Subject.lower, iter(range(99))
+
+    def lower(subject: Subject, backend: Backend, fallback: Backend, case: Case) -> Lowered:
+        right = known(subject, backend, fallback, case)
+        if case.pattern == "dense" or next(made) < 2:
+            return right
+        return Lowered(lambda x: 1.01 * right.run(x), right.layers)
+
+    monkeypatch.setattr(Subject, "lower", lower)
+    (record,) = measure(stop=StopRule(runs=6, warmup=0, copies=3))
+    assert (record.status, record.measurement) == ("wrong", None)
+
+
 def test_too_few_pairs_are_noisy_and_say_so() -> None:
     slow = OrderedClock(*(cycle([9e3]) for _ in range(9)))
-    (record,) = measure(slow, stop=StopRule(warmup=0))
+    (record,) = measure(slow, stop=StopRule(warmup=0, copies=1))
     assert (record.status, record.reason) == (
         "noisy", "3 pairs in 15 s are too few; raise --max-time"
     )  # fmt: skip

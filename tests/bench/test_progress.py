@@ -42,7 +42,7 @@ def told(reporter: Reporter, stream: io.StringIO) -> str:
 
 def test_a_case_and_its_outcome_in_a_few_words() -> None:
     assert title(CASE) == "resnet50 block:32x32 87.5 % block-original fp16 batch 64"
-    assert outcome(record()) == "2 ms, 2.50x (±0.4 %)"
+    assert outcome(record()) == "2 ms, 2.50x (±0.0 %)"
     assert outcome(record("wrong", "off by 3", timed=False)) == "wrong: off by 3"
     assert outcome(record("noisy", "too few")).endswith("noisy: too few")
 

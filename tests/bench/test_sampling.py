@@ -42,7 +42,7 @@ def measure(
     log: list[str] = []
     run, baseline = Named("A", log), Named("B", log)
     clock = ScriptedClock({run: sparse, baseline: dense})
-    return sample_pairs(clock, run, baseline, stop, seed=seed), log
+    return sample_pairs(clock, (run,), (baseline,), stop, seed=seed), log
 
 
 def test_runs_are_interleaved_in_pairs_that_start_with_either_equally_often() -> None:
@@ -110,7 +110,7 @@ def test_outliers_are_kept() -> None:
 def test_a_run_is_not_its_own_baseline() -> None:
     run = Named("A", [])
     with pytest.raises(ValueError, match="lower it twice"):
-        sample_pairs(ScriptedClock({run: [1.0]}), run, run, StopRule())
+        sample_pairs(ScriptedClock({run: [1.0]}), (run,), (run,), StopRule())
 
 
 class LinearClock(ScriptedClock):

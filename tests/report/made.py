@@ -50,6 +50,7 @@ def record(
     status: Any = "ok",
     reason: str | None = None,
     spread: float = 0.004,
+    copies: int = 1,
     layers: tuple[LayerReport, ...] | None = None,
     dense: dict[str, float] | None = None,
     left_out: dict[str, str] | None = None,
@@ -87,6 +88,7 @@ def record(
             warmup=5,
             samples_ms=samples(ms, spread),
             baseline_samples_ms=samples(baseline_ms, spread, phase=1),
+            copies=copies,
             dense_samples_ms={
                 name: samples(each, count=10, phase=2) for name, each in (dense or {}).items()
             },
@@ -128,6 +130,7 @@ def pattern_records() -> list[Record]:
         for sparsity, gain in ((0.5, 1.2), (0.75, 2.2)):
             shared: dict[str, Any] = {
                 "batch": batch, "dtype": dtype, "device": "cpu", "baseline": "onednn", "env": CPU,
+                "copies": 8 if batch == 1 else 4,
             }  # fmt: skip
             ms = baseline_ms / gain
             found += [

@@ -49,4 +49,6 @@ def _convolve(conv: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:
     y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     if residual is not None:
         y = y + residual
+    if conv.activation == "relu6":
+        return F.relu6(y)
     return F.relu(y) if conv.activation == "relu" else y

@@ -43,7 +43,7 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     out_order = plain if conv.residual else None
     if conv.residual:
         layer = layers.kernelize(conv, case.batch, plain.stored)
-    prepared = prepare(layer, split, order, out_order, (_SCALE, _SCALE))
+    prepared = prepare(layer, split, order, out_order, (_SCALE, _SCALE), case.device)
     convolution = prepared.convolution(prepared.ranked()[0])
     prepared.keep(str(convolution.plan))
 

@@ -8,22 +8,19 @@ kernels of many shapes that follow each other cost more than each of them alone.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections import Counter
 from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredNetwork
+from csbench.backends.base import TORCH_DTYPE, LoweredNetwork
 from csbench.backends.chain import Call, in_turn
 from csbench.backends.cs import latency_layer as layers
-from csbench.backends.cs.calibrate import calibrate
 from csbench.backends.cs.latency_plan import Prepared, prepare
-from csbench.backends.cs.pooling import is_global_mean, max_window
+from csbench.backends.cs.lowering import Lowering
+from csbench.backends.cs.pooling import is_pooling, max_window
 from csbench.core.case import Case
-from csbench.core.record import LayerReport
 from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program, Step
 from csbench.kernels import nvrtc, search
@@ -31,13 +28,9 @@ from csbench.kernels.latency import io
 from csbench.kernels.latency.io import Planes, Window
 from csbench.kernels.latency.pack import Order
 
-# The largest calibrated magnitude is stored as at most 2^8: inputs may grow 2^8 times before the
-# range of halves ends, and what a half rounds away stays exact for all but tiny numbers.
-_CALIBRATED = 2.0**8
 _ALTERNATIVES = 5  # of each layer's plans alone, tried again in the network
 
 Value = Tensor | Planes
-_DTYPE = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.half, "bf16": torch.bfloat16}
 
 
 def lower_network(program: Program, case: Case, *, sparse: bool = True) -> LoweredNetwork | None:
@@ -52,19 +45,15 @@ def lower_network(program: Program, case: Case, *, sparse: bool = True) -> Lower
     return _Lowering(program, case).network()
 
 
-class _Lowering:
-    """Turns steps into calls over a table of values, and remembers which of them are planes."""
+class _Lowering(Lowering):
+    """Remembers which values are planes, and chooses plans in the network."""
 
     def __init__(self, program: Program, case: Case) -> None:
-        self.program, self.case, self.split = program, case, case.dtype == "fp32"
-        self.peaks = calibrate(program, case)
+        super().__init__(program, case)
+        self.split = case.dtype == "fp32"
         found = Counter(g for g in map(layers.grouping, program.convolutions) if g.m > 1)
         self.grouping = found.most_common(1)[0][0] if found else layers.Grouping(1)
-        self.readers = _readers(program)
         self.planes: dict[int, tuple[Order, float]] = {}  # by value: order and scale
-        self.packed: dict[tuple[int, Order, bool], int] = {}
-        self.fresh = itertools.count(1 + max(step.output for step in program.steps))
-        self.calls: list[Call] = []
         self.layers: list[Prepared] = []
         self.ranked: dict[Hashable, list[str]] = {}  # by a layer's signature: its best plans alone
         self.chosen: dict[Hashable, str] = {}
@@ -78,11 +67,16 @@ class _Lowering:
                 self.calls.append(Call(step.op, inputs, step.output))
         run = in_turn(self.calls, self._plain(self.program.result))
         self._choose(run)
-        return LoweredNetwork(run, tuple(map(self._report, self.layers)))
+        for layer in self.layers:
+            convolution = layer.convolution(self.chosen[layer.signature])
+            dense = None if layer.layer.m > 1 else "kept dense"
+            algorithm = f"latency {convolution.plan}"
+            self.report(layer.layer.conv, convolution.bytes, algorithm, dense)
+        return LoweredNetwork(run, tuple(self.reports))
 
     def _choose(self, run: Callable[[Tensor], Tensor]) -> None:
         x = torch.randn(self.case.batch, *self.program.input_size, device=self.case.device)
-        x = x.to(_DTYPE[self.case.dtype])
+        x = x.to(TORCH_DTYPE[self.case.dtype])
         sources = nvrtc.digest("latency/conv.cu", "latency/io.cu")
         key = ("cs latency network", sources, self.program.model, self.case.batch, self.case.dtype)
         search.in_context(lambda: run(x), self.chosen, self.ranked, key)
@@ -102,20 +96,21 @@ class _Lowering:
         inputs = [self._as_planes(step.inputs[0], order, layer)]
         if out_order is not None and conv.residual:
             inputs.append(self._as_planes(step.inputs[1], out_order))
-        scales = self.planes[inputs[0]][1], self._scale(step.output)
-        prepared = prepare(layer, self.split, order, out_order, scales)
+        scales = self.planes[inputs[0]][1], self.scale(step.output)
+        prepared = prepare(layer, self.split, order, out_order, scales, self.case.device)
         self.layers.append(prepared)
         if prepared.signature not in self.ranked:
-            self.ranked[prepared.signature] = prepared.ranked()[:_ALTERNATIVES]
-            self.chosen[prepared.signature] = self.ranked[prepared.signature][0]
-        run = _launcher(prepared, self.chosen, _DTYPE[self.case.dtype])
+            self.ranked[prepared.signature] = best = prepared.ranked()[:_ALTERNATIVES]
+            self.chosen[prepared.signature] = best[0]
+            prepared.keep(*best)
+        run = _launcher(prepared, self.chosen, TORCH_DTYPE[self.case.dtype])
         self.calls.append(Call(run, tuple(inputs), step.output))
         if out_order is not None:
             self.planes[step.output] = out_order, scales[1]
 
     def _pooling(self, step: Step) -> bool:
         source, window = step.inputs[0], max_window(step.op)
-        if source not in self.planes or not _is_pooling(step):
+        if source not in self.planes or not is_pooling(step.op):
             return False
         run: Callable[..., Value] = io.mean_pool
         if window is not None:
@@ -136,40 +131,22 @@ class _Lowering:
         windowed = layer is not None and layer.windowed
         if value in self.planes and self.planes[value][0] == order and not windowed:
             return value
-        key = (value, order, windowed)
-        if key not in self.packed:
-            source, scale = self._plain(value), self._scale(value)
-            self.packed[key] = number = next(self.fresh)
-            self.planes[number] = order, scale
-            self.calls.append(Call(_packer(layer, order, self.split, scale), (source,), number))
-        return self.packed[key]
+        scale = self.scale(value)
+        run = _packer(layer, order, self.split, scale)
+        number = self.converted(self._plain(value), (order, windowed), run)
+        self.planes[number] = order, scale
+        return number
 
     def _plain(self, value: int) -> int:
         """The number under which a value is found as a torch tensor."""
         if value not in self.planes:
             return value
-        number, dtype = next(self.fresh), _DTYPE[self.case.dtype]
-        self.calls.append(Call(lambda x: io.unpack(x).to(dtype), (value,), number))
-        return number
+        dtype = TORCH_DTYPE[self.case.dtype]
+        return self.converted(value, "plain", lambda x: io.unpack(x).to(dtype))
 
     def _order(self, channels: int) -> Order:
         """The order of a tensor of so many channels: the sparse layers' where it can be."""
         return self.grouping.order(channels)
-
-    def _scale(self, value: int) -> float:
-        """The power of two that brings the calibrated peak to at most 2^8."""
-        peak = self.peaks[value].peak
-        return 2.0 ** math.floor(math.log2(_CALIBRATED / peak)) if peak > 0 else 1.0
-
-    def _report(self, layer: Prepared) -> LayerReport:
-        conv, sparse = layer.layer.conv, layer.layer.m > 1
-        convolution = layer.convolution(self.chosen[layer.signature])
-        flops = conv.sparse_flops if sparse else conv.dense_flops
-        return LayerReport(
-            name=conv.name, ran="sparse" if sparse else "dense",
-            reason=None if sparse else "kept dense", bytes=convolution.bytes,
-            flops=flops * self.case.batch, algorithm=f"latency {convolution.plan}",
-        )  # fmt: skip
 
 
 def _launcher(
@@ -194,18 +171,5 @@ def _packer(
     return lambda x: io.pack(layers.as_float(x), split, order, scale)
 
 
-def _readers(program: Program) -> dict[int, list[Step]]:
-    """For each value the steps that read it."""
-    readers: dict[int, list[Step]] = {step.output: [] for step in program.steps}
-    for step in program.steps:
-        for value in step.inputs:
-            readers.setdefault(value, []).append(step)
-    return readers
-
-
-def _is_pooling(step: Step) -> bool:
-    return max_window(step.op) is not None or is_global_mean(step.op)
-
-
 def _on_planes(step: Step) -> bool:
-    return isinstance(step.op, Conv) or _is_pooling(step)
+    return isinstance(step.op, Conv) or is_pooling(step.op)

@@ -40,10 +40,11 @@ class Prepared:
             )  # fmt: skip
         return self.made[name]
 
-    def keep(self, name: str) -> None:
+    def keep(self, *names: str) -> None:
         """Let go of what other plans hold on the device."""
-        for other in self.made.keys() - {name}:
+        for other in self.made.keys() - {*names}:
             del self.made[other]
+        self.packed.keep({self.ways[name].tile.rows for name in names})
 
     @cached_property
     def ways(self) -> dict[str, plans.Plan]:
@@ -58,7 +59,8 @@ class Prepared:
     def signature(self) -> tuple[Hashable, ...]:
         """Everything that decides the layer's time: where groups lie does not."""
         order = (self.order.channels, self.order.m)
-        return self.layer.shape, order, self.layer.m, self.split, self._adds
+        floats = self.out_order is None
+        return self.layer.shape, order, self.layer.m, self.split, self._adds, floats
 
     @property
     def _adds(self) -> bool:
@@ -66,19 +68,18 @@ class Prepared:
 
     def output(self) -> Planes | Tensor:
         """Room for the result; nothing is written."""
-        s = self.layer.shape
+        s, device = self.layer.shape, self.packed.scale.device
         size = (s.images, s.out_height, s.out_width)
         if self.out_order is None:
-            return torch.empty((*size, s.rows), device="cuda")
-        return Planes.empty(self.split, *size, self.out_order, self.out_scale)
+            return torch.empty((*size, s.rows), device=device)
+        return Planes.empty(self.split, *size, self.out_order, self.out_scale, device)
 
     def ranked(self) -> list[str]:
         """The plans from fast to slow, each timed alone on random activations; remembered."""
         s = self.layer.shape
-        x = _random(self.split, s.images, s.height, s.width, self.order)
-        residual = None
+        x, residual = self._random(s.height, s.width, self.order), None
         if self._adds and self.out_order is not None:
-            residual = _random(self.split, s.images, s.out_height, s.out_width, self.out_order)
+            residual = self._random(s.out_height, s.out_width, self.out_order)
         runs = {name: partial(self._once, name, x, residual) for name in self.ways}
         plain = self.out_order is None
         jobs = [
@@ -91,19 +92,18 @@ class Prepared:
     def _once(self, name: str, x: Planes, residual: Planes | None) -> None:
         self.convolution(name).launch(x, self.output(), residual)
 
-
-def _random(split: bool, images: int, height: int, width: int, order: Order) -> Planes:
-    image = torch.randn(images, order.channels, height, width, device="cuda")
-    return io.pack(image, split, order)
+    def _random(self, height: int, width: int, order: Order) -> Planes:
+        size = (self.layer.shape.images, order.channels, height, width)
+        return io.pack(torch.randn(size, device=self.packed.scale.device), self.split, order)
 
 
 def prepare(
     layer: Kernelized, split: bool, order: Order, out_order: Order | None,
-    scales: tuple[float, float],
+    scales: tuple[float, float], device: str,
 ) -> Prepared:  # fmt: skip
     """Pack the weights of a layer for the orders and (input, output) scales around it."""
     packed = pack_weights(
-        layer.weight, layer.conv.bias, layer.m, split, "cuda", x_scale=scales[0], order=order,
+        layer.weight, layer.conv.bias, layer.m, split, device, x_scale=scales[0], order=order,
         out_order=out_order,
     )  # fmt: skip
     return Prepared(layer, packed, order, out_order, split, scales[1])

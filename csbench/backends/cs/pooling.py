@@ -1,4 +1,4 @@
-"""Which torch operations of a program are poolings that the wgmma kernels compute themselves."""
+"""Which torch operations of a program are poolings that kernels compute, alone or with a stem."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 from torch import nn
 
 from csbench.graph.operation import Call, Leaf, Operation, Slot
-from csbench.kernels.wgmma.launch import Window
+from csbench.graph.program import Conv
+from csbench.kernels.wgmma.launch import Geometry, Window
+from csbench.kernels.wgmma.stem import STEM_POOL, stem_fits, stem_pool_fits
+from csbench.kernels.wgmma.tile import Kind
 
 
 def _called(op: Any) -> tuple[Any, Call] | None:
@@ -41,3 +44,20 @@ def is_global_mean(op: Any) -> bool:
         and isinstance(called[0], nn.AdaptiveAvgPool2d)
         and called[0].output_size in (1, (1, 1))
     )
+
+
+def is_pooling(op: Any) -> bool:
+    """Whether `op` is either of them."""
+    return max_window(op) is not None or is_global_mean(op)
+
+
+def stem_takes(conv: Conv, shape: Geometry, kind: Kind, following: Any) -> str | None:
+    """Which stem kernel takes a first convolution: "stem_pool" with the pooling after it, "stem".
+
+    `following` is the operation that alone reads the result. None where neither does.
+    """
+    if conv.groups != 1 or conv.residual or conv.activation == "relu6":
+        return None
+    if max_window(following) == STEM_POOL and stem_pool_fits(kind, shape):
+        return "stem_pool"
+    return "stem" if stem_fits(kind, shape) else None

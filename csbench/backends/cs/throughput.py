@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from csbench.backends.base import LoweredConv
-from csbench.backends.cs.throughput_layer import FULL, Layer, kind_of
+from csbench.backends.cs.throughput_layer import FULL, Layer, kind_of, why_not_at_all
 from csbench.backends.cs.throughput_network import lower_network
 from csbench.core.case import Case
 from csbench.graph.permute import joining
@@ -24,8 +24,6 @@ from csbench.kernels import nvrtc, two_of_four
 from csbench.kernels.wgmma import launch
 
 __all__ = ["lower", "lower_network", "missing", "why_not"]
-
-MAX_STRIDE, MAX_REACH, MAX_PIXELS = 8, 127, 2**31 - 256  # of the copy engine and of int32
 
 
 def missing() -> str | None:
@@ -44,21 +42,6 @@ def why_not(conv: Conv, case: Case) -> str | None:
     if reason is None and conv.pattern is not None and not two_of_four.fits(_joined(conv).weight):
         return f"sparse tensor cores take 2 of 4 neighbours; {conv.pattern} keeps more of some"
     return reason
-
-
-def why_not_at_all(conv: Conv, case: Case) -> str | None:
-    """The reason why not even the dense form of the kernel takes this layer."""
-    kh, kw = conv.weight.shape[2:]
-    reach = max(max(conv.padding), (kh - 1) * conv.dilation[0], (kw - 1) * conv.dilation[1])
-    if conv.groups != 1:
-        return f"the kernel takes no grouped convolutions; this layer has {conv.groups} groups"
-    if conv.activation == "relu6":
-        return "the kernel's epilogue has ReLU and no ReLU6"
-    if max(conv.stride) > MAX_STRIDE or reach > MAX_REACH:
-        return f"the copy engine takes strides to {MAX_STRIDE} and windows to {MAX_REACH} pixels"
-    if case.batch * conv.output_size[1] * conv.output_size[2] > MAX_PIXELS:
-        return f"the kernel counts pixels in 31 bits; batch {case.batch} has more"
-    return None
 
 
 def lower(conv: Conv, case: Case) -> LoweredConv:

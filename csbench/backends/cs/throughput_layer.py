@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from csbench.core.case import Case
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc, search
 from csbench.kernels.wgmma import halo, launch
@@ -17,10 +18,8 @@ from csbench.kernels.wgmma.stem import stem, stem_pool
 from csbench.kernels.wgmma.tile import Kind, Tile, candidates, options
 
 _SOURCES = ("wgmma/conv.cu", "wgmma/halo.cu")
+MAX_STRIDE, MAX_REACH, MAX_PIXELS = 8, 127, 2**31 - 256  # of the copy engine and of int32
 FULL = 2.0**14  # where the largest magnitude of a tensor with a known bound is scaled to
-TORCH_DTYPE = {
-    "fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
-}  # fmt: skip
 
 
 def kind_of(dtype: str, sparse: bool) -> Kind:
@@ -35,6 +34,21 @@ def geometry(conv: Conv) -> Geometry:
         conv.input_size[0], conv.output_size[0], conv.input_size[1:], conv.output_size[1:],
         (kh, kw), conv.stride, conv.padding, conv.dilation,
     )  # fmt: skip
+
+
+def why_not_at_all(conv: Conv, case: Case) -> str | None:
+    """The reason why not even the dense form of the kernel takes this layer."""
+    kh, kw = conv.weight.shape[2:]
+    reach = max(max(conv.padding), (kh - 1) * conv.dilation[0], (kw - 1) * conv.dilation[1])
+    if conv.groups != 1:
+        return f"the kernel takes no grouped convolutions; this layer has {conv.groups} groups"
+    if conv.activation == "relu6":
+        return "the kernel's epilogue has ReLU and no ReLU6"
+    if max(conv.stride) > MAX_STRIDE or reach > MAX_REACH:
+        return f"the copy engine takes strides to {MAX_STRIDE} and windows to {MAX_REACH} pixels"
+    if case.batch * conv.output_size[1] * conv.output_size[2] > MAX_PIXELS:
+        return f"the kernel counts pixels in 31 bits; batch {case.batch} has more"
+    return None
 
 
 class Layer:

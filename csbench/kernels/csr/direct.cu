@@ -175,6 +175,7 @@ extern "C" __global__ void __launch_bounds__(512) csr_direct(
     const int i = split + k * l.splits;
     places[k] = place_of(min(i, SUMS - 1), i < SUMS ? group : l.groups, tile, lane, rows, bias, residual, l);
   }
+  await_copies<0>();  // zeros behind a list's end may still be on their way to a page
   __syncthreads();  // the pages become sums: [warps][SUMS][32]
   Sum* sums = reinterpret_cast<Sum*>(shared);
 #pragma unroll

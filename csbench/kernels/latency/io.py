@@ -27,11 +27,12 @@ class Planes:
 
     @classmethod
     def empty(
-        cls, split: bool, images: int, height: int, width: int, order: Order, scale: float = 1.0
-    ) -> Planes:
-        """Room for activations on torch's current device; nothing is written."""
+        cls, split: bool, images: int, height: int, width: int, order: Order, scale: float = 1.0,
+        device: torch.device | str = "cuda",
+    ) -> Planes:  # fmt: skip
+        """Room for activations; nothing is written."""
         shape = (2 if split else 1, images, height, width, order.stored)
-        return cls(torch.empty(shape, dtype=torch.half, device="cuda"), order, scale)
+        return cls(torch.empty(shape, dtype=torch.half, device=device), order, scale)
 
     @property
     def split(self) -> bool:
@@ -93,7 +94,8 @@ def pack(
     x * step + origin_x) on, ordered (dy, dx, channel) as the channels that `order` counts.
     """
     n, c, h, w = x.shape
-    out = Planes.empty(split, n, -(-h // step), -(-(w - origin_x) // step), order, scale)
+    size = (-(-h // step), -(-(w - origin_x) // step))
+    out = Planes.empty(split, n, *size, order, scale, x.device)
     steps = x.stride()
     arguments = _Pack(
         x=x.data_ptr(), out=out.data.data_ptr(), source=_source(order, x.device).data_ptr(),
@@ -123,14 +125,14 @@ def unpack(x: Planes) -> Tensor:
 
 def max_pool(x: Planes, window: Window, height: int, width: int) -> Planes:
     """Maximum over each window; `height` and `width` are the output's."""
-    out = Planes.empty(x.split, x.size[0], height, width, x.order, x.scale)
+    out = Planes.empty(x.split, x.size[0], height, width, x.order, x.scale, x.data.device)
     _launch("max_pool", x.split, out.data[0].numel() // 4, _pool(x, out, window))
     return out
 
 
 def mean_pool(x: Planes) -> Planes:
     """Mean over all pixels of each image: `[images, 1, 1, channels]`."""
-    out = Planes.empty(x.split, x.size[0], 1, 1, x.order, x.scale)
+    out = Planes.empty(x.split, x.size[0], 1, 1, x.order, x.scale, x.data.device)
     grid = (-(-x.order.stored // 32), x.size[0])
     _kernel("mean_pool", x.split).launch(grid, 256, [_pool(x, out, Window())], overlap=True)
     return out

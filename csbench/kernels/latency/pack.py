@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -85,24 +86,31 @@ class Order:
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """One layer's weights on the device: a record for every (set, tap) unit and 16 rows."""
+    """One layer's weights: a record for every (set, tap) unit and 16 rows, uint8, on the CPU.
+
+    Scales and biases are on the device, and there go the records, in blocks that a tile asks for.
+    """
 
     order: Order
-    records: Tensor  # uint8 [units, m16, bytes of a record]
+    records: Tensor  # [units, m16, bytes of a record]
     scale: Tensor
     bias: Tensor
-    rows: int
-
-    @property
-    def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.records, self.scale, self.bias))
+    _blocked: dict[int, Tensor] = field(default_factory=dict)
 
     def blocked(self, rows: int) -> Tensor:
-        """The records by blocks of `rows`, as a block of threads fetches them."""
-        units, m16, size = self.records.shape
-        blocks = -(-m16 * 16 // rows)
-        padded = pad(self.records, (0, 0, 0, blocks * rows // 16 - m16))
-        return padded.view(units, blocks, rows // 16, size).transpose(0, 1).contiguous()
+        """The records by blocks of `rows`, as a block of threads fetches them; made once."""
+        if rows not in self._blocked:
+            units, m16, size = self.records.shape
+            blocks = -(-m16 * 16 // rows)
+            padded = pad(self.records, (0, 0, 0, blocks * rows // 16 - m16))
+            by_block = padded.view(units, blocks, rows // 16, size).transpose(0, 1).contiguous()
+            self._blocked[rows] = by_block.to(self.scale.device)
+        return self._blocked[rows]
+
+    def keep(self, rows: Collection[int]) -> None:
+        """Let go of blocks of any other size."""
+        for other in self._blocked.keys() - rows:
+            del self._blocked[other]
 
 
 def pack_weights(
@@ -113,8 +121,8 @@ def pack_weights(
 
     With m = 2 any two of four neighbours in `order` may be kept. `order` is that of the input
     (default: the one of cs:`m`; a dense layer takes any), `out_order` that of the output (default:
-    as they come). Rows are divided by a power of two, so that what a
-    half rounds away is no subnormal half; `x_scale` is what the input's halves were multiplied by.
+    as they come). Rows are divided by a power of two, so that what a half rounds away is no
+    subnormal half; `x_scale` is what the input's halves were multiplied by.
     """
     order = order or Order(weight.shape[1], m)
     if out_order is not None:
@@ -130,10 +138,8 @@ def pack_weights(
         records = _dense(rows, split) if m == 1 else _two_of_four(rows, split)
     else:
         records = _one_of_many(rows, order.places, split)
-    return Packed(
-        order, records.to(device), _padded(scale / x_scale).to(device),
-        _padded(bias.float()).to(device), len(weight),
-    )  # fmt: skip
+    scale, bias = (_padded(t.float()).to(device) for t in (scale / x_scale, bias))
+    return Packed(order, records, scale, bias)
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

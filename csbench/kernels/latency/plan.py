@@ -209,14 +209,14 @@ class Convolution:
     ) -> None:  # fmt: skip
         self.plan, self.shape = plan, shape.flat()
         self.weights = packed.blocked(plan.tile.rows)
-        self._packed = packed
+        self.scale, self.bias = packed.scale, packed.bias
         s, order = self.shape, packed.order
         sets, run = order.sets_for(m)
         sub = order.places.bit_length() - 1 if m > 2 else 3
         pixels, share = s.out_height * s.out_width, -(-plan.tile.pixels // plan.cluster)
         self._arguments = _Conv(
-            weights=self.weights.data_ptr(), scale=packed.scale.data_ptr(),
-            bias=packed.bias.data_ptr(), out_plane=s.images * pixels * s.rows,
+            weights=self.weights.data_ptr(), scale=self.scale.data_ptr(),
+            bias=self.bias.data_ptr(), out_plane=s.images * pixels * s.rows,
             rows=s.rows, pixels=pixels, out_width=s.out_width,
             tiles=-(-pixels // plan.tile.pixels), taps_h=s.taps[0], taps_w=s.taps[1],
             dilation_h=s.dilation[0], dilation_w=s.dilation[1], stride=s.stride,
@@ -235,8 +235,7 @@ class Convolution:
     @property
     def bytes(self) -> int:
         """Weights as stored for this plan, with scales and biases."""
-        scales = (self._packed.scale.numel() + self._packed.bias.numel()) * 4
-        return self.weights.numel() + scales
+        return sum(t.numel() * t.element_size() for t in (self.weights, self.scale, self.bias))
 
     def launch(self, x: Planes, out: Planes | Tensor, residual: Planes | None = None) -> None:
         """Queue the layer on torch's current stream; `out` is a float NHWC tensor if asked for."""

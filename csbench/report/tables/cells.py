@@ -6,14 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from csbench.core.statistics import PLACEMENT
 from csbench.report.rows import Estimate, Row
 from csbench.report.table import CODES, MISSING, Cell
 
-INTERVALS = (
-    "± and [ ] are 95 % bootstrap intervals of medians and of their ratio; a ratio's includes "
-    f"{100 * PLACEMENT:.2g} %, which copies of one network differ by."
-)
+INTERVALS = "± and [ ] are 95 % bootstrap intervals of medians and of their ratio."
 
 _MEANING = {
     "noisy": "the time ran out before the interval was narrow enough",
@@ -26,6 +22,21 @@ _MEANING = {
 }
 
 _LAUNCH_BOUND = "launch-bound: about as long as launching an empty graph"
+
+
+def intervals(rows: Iterable[Row]) -> str:
+    """What the intervals of a table of inference are of."""
+    measured = (row.record.measurement for row in rows if row.time_ms is not None)
+    counts = sorted({one.copies for one in measured if one is not None})
+    if counts in ([], [1]):
+        return INTERVALS.removesuffix(".") + (
+            " over one copy of each network; another, at other addresses, may differ by more."
+        )
+    several = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return (
+        "± and [ ] are 95 % intervals of medians and of their ratio, over "
+        f"{several} copies of each network at addresses of their own."
+    )
 
 
 def time_cell(row: Row, scale: float = 1.0) -> Cell:

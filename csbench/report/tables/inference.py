@@ -9,10 +9,10 @@ from csbench.report.provenance import Source
 from csbench.report.rows import Row
 from csbench.report.table import Cell, Cells, Column, Table, groups_of, hide_empty, mark_ties
 from csbench.report.tables.cells import (
-    INTERVALS,
     baseline_cell,
     checkpoint_cell,
     error_cell,
+    intervals,
     pattern_cell,
     percent,
     shape,
@@ -66,7 +66,7 @@ def _table(key: tuple[str, str, str, str], rows: list[Row], source: Source) -> T
         columns=columns(baseline, checkpoints),
         groups=groups_of(("" if only else title, cells) for title, cells in lines),
         provenance=source.of(rows),
-        notes=(INTERVALS, *dense_notes(rows)),
+        notes=(intervals(rows), *dense_notes(rows)),
     )
     return hide_empty(table)
 

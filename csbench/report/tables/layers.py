@@ -10,9 +10,9 @@ from csbench.report.provenance import Source
 from csbench.report.rows import Row
 from csbench.report.table import MISSING, Cell, Cells, Column, Table, groups_of, hide_empty
 from csbench.report.tables.cells import (
-    INTERVALS,
     baseline_cell,
     error_cell,
+    intervals,
     percent,
     shape,
     speedup_cell,
@@ -47,7 +47,7 @@ def _table(rows: list[Row], source: Source) -> Table:
         columns=_columns(case.baseline),
         groups=groups_of((_title(row), _cells(row)) for row in ordered),
         provenance=source.of(rows),
-        notes=(INTERVALS,),
+        notes=(intervals(rows),),
     )
     return hide_empty(table)
 

@@ -90,7 +90,7 @@ struct Lane {
   Warp* warp;
   int thread;
   bool started = false, done = false;
-  std::vector<std::vector<std::function<void()>>> copies{1};  // of cp.async, by group
+  std::vector<std::vector<std::function<void()>>> copies{1};  // of cp.async on their way, by group
 };
 
 struct Machine {
@@ -121,8 +121,17 @@ struct Index { int x; };
 #define blockDim (Index{machine->now->block->threads})
 #define gridDim (Index{machine->grid})
 
+// A lane's copies arrive at any time until they are waited for.
+inline void let_some_arrive(Lane& lane) {
+  for (auto& group : lane.copies)
+    if (!group.empty() && machine->dice() % 4 == 0) {
+      std::swap(group[machine->dice() % group.size()], group.back());
+      group.back()(), group.pop_back();
+    }
+}
 inline void yield() {
   if (!_setjmp(machine->now->state)) _longjmp(machine->scheduler, 1);
+  let_some_arrive(*machine->now);
 }
 template <class Ready> void wait_until(const Ready& ready) {
   while (!ready()) yield();

@@ -15,7 +15,7 @@ inline void store_ints(u32 to, int4 v) { memcpy(shared(to, 16), &v, 16); }
 inline float4 load_floats(u32 from) { return read_shared<float4>(*machine->now->block, from); }
 inline void store_floats(u32 to, float4 v) { memcpy(shared(to, 16), &v, 16); }
 
-// ---- copies arrive when they are waited for, and not before
+// ---- copies arrive when they are waited for, if not before
 template <int kBytes, bool kThroughL1 = kBytes == 4>
 void copy_async(u32 to, const void* from, bool exists = true) {
   unsigned char* place = shared(to, kBytes);
@@ -24,6 +24,7 @@ void copy_async(u32 to, const void* from, bool exists = true) {
     if (exists) memcpy(place, from, kBytes);
     else memset(place, 0, kBytes);
   });
+  let_some_arrive(*machine->now);
 }
 template <int kBytes> void copy_async(void* to, const void* from, bool exists = true) {
   copy_async<kBytes>(address_of(to), from, exists);

@@ -7,7 +7,7 @@ import resource
 import pytest
 import torch
 
-from csbench.training.memory import bounded, capacity, free_memory, out_of_memory
+from csbench.bench.memory import bounded, capacity, free_memory, free_share, out_of_memory
 
 
 def test_more_than_is_free_is_refused_instead_of_killing_the_process() -> None:
@@ -26,3 +26,7 @@ def test_a_limit_of_the_process_itself_counts() -> None:
         own, _ = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (own // 2, before[1]))
         assert free_memory() < own // 2
+
+
+def test_what_is_free_is_a_share_of_what_there_is() -> None:
+    assert 0 < free_share("cpu") < 1
