@@ -118,7 +118,7 @@ def test_no_number_of_samples_tells_apart_what_differs_by_its_addresses() -> Non
         for copies in (apart[:3], apart[3:])
     ]
     assert speedup(*rows, copies=3).verdict == "undecided"
-    assert speedup(*(row[::3] for row in rows)).verdict == "slower"
+    assert speedup(*(row[::3] for row in rows)).verdict == "faster"
     assert speedup(rows[0], [1.02 * t for t in rows[1]], copies=3).verdict == "faster"
 
 
