@@ -160,7 +160,8 @@ def pack(conv: Conv, block: tuple[int, int], precision: str, device: str) -> Wei
     else:
         depth = deepest(block[1], precision)
         values = to_tf32(values) if precision == "tf32" else values
-        values = values.reshape(len(values), block[0], -1, depth).transpose(1, 2)  # slices first
+        slices = block[1] // depth
+        values = values.reshape(len(values), block[0], slices, depth).transpose(1, 2)
         values = swizzled(values, 16 // VALUE_BYTES[precision])
     counts = packed.row_offsets.diff()
     return Weights(
