@@ -99,7 +99,16 @@ def _plan(
                 if case.key not in seen:
                     seen.add(case.key)
                     planned.setdefault(runner, []).append(case)
-    return list(planned.items())
+    return [(runner, _together(cases)) for runner, cases in planned.items()]
+
+
+def _together(cases: Iterable[Case]) -> list[Case]:
+    """In their order, but those with the same dense network follow each other: it is made once."""
+    alike: dict[Case, list[Case]] = {}
+    for case in cases:
+        dense = msgspec.structs.replace(case, backend="", pattern="", sparsity=0.0)
+        alike.setdefault(dense, []).append(case)
+    return [case for part in alike.values() for case in part]
 
 
 def _devices(sweep: Sweep, gpus: Sequence[str]) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,18 @@ def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "mine.toml"
     path.write_text(SUITE)
     return path
+
+
+def test_cases_with_the_same_dense_network_follow_each_other(
+    suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also across the sweeps of a suite: the baseline of two cases is made once."""
+    more = SUITE[SUITE.index("\n[[") :].replace('"cs"', '"unstructured"')
+    suite.write_text(SUITE.replace('"cs"', '"cs"\nbatch = [1, 2]') + more)
+    assert run(["run", "mine.toml", "--dry-run"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    batches = [re.findall(r"batch \d", row)[0] for row in rows]
+    assert batches == 6 * ["batch 1"] + 3 * ["batch 2"]
 
 
 def test_a_killed_run_is_resumed_without_measuring_again(suite: Path) -> None:
