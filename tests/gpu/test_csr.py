@@ -16,6 +16,7 @@ from csbench.backends.csr import network
 from csbench.backends.csr.cusparse import CuSparse
 from csbench.backends.csr.layer import CsrLayer, shape_of
 from csbench.core.pattern import parse
+from csbench.core.tolerance import tolerance
 from csbench.graph import reference
 from csbench.graph.program import Conv
 from csbench.kernels.csr import launch
@@ -135,7 +136,9 @@ def test_a_small_network_equals_the_reference(dtype: str, batch: int) -> None:
     x = torch.randn(batch, *INPUT, device="cuda").to(TORCH_DTYPE[dtype])
     with poisoned_memory():
         out = lowered(x)
-    assert reference.relative_error(out, reference.run(program, x)) < 4 * TOLERANCE[dtype]
+    # csr's own layers are fp32-accurate in tf32 too; the dense stem and classifier are not.
+    allowed = tolerance(dtype) if dtype == "tf32" else 4 * TOLERANCE[dtype]
+    assert reference.relative_error(out, reference.run(program, x)) < allowed
     assert sum(a.ran == "sparse" for a in lowered.layers) == len(lowered.layers) - 2
 
 

@@ -40,7 +40,8 @@ def why_not(conv: Conv, case: Case) -> str | None:
     """The reason this layer cannot run here; None when it can. Without a pattern it runs dense."""
     reason = why_not_at_all(conv, case)
     if reason is None and conv.pattern is not None and not two_of_four.fits(_joined(conv).weight):
-        return f"sparse tensor cores take 2 of 4 neighbours; {conv.pattern} keeps more of some"
+        pattern = conv.pattern.family
+        return f"sparse tensor cores take 2 of 4 neighbours; {pattern} keeps more of some"
     return reason
 
 

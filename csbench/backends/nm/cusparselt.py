@@ -106,5 +106,6 @@ def _why_not(conv: Conv, case: Case) -> str | None:
     if cin % _MULTIPLE[dtype] or cout % _MULTIPLE[dtype]:
         return f"cuSPARSELt takes multiples of {_MULTIPLE[dtype]} channels; it has {cin} and {cout}"
     if not two_of_four.fits(conv.weight, kept, of):
-        return f"cuSPARSELt takes {kept}:{of} in {case.dtype}; {conv.pattern} keeps more of some"
+        named = "this layer" if conv.pattern is None else conv.pattern.family
+        return f"cuSPARSELt takes {kept}:{of} in {case.dtype}; {named} keeps more of some"
     return None
