@@ -15,6 +15,7 @@ from csbench.report.render import write
 from csbench.report.rows import latest, rows
 from csbench.report.table import Table
 from csbench.report.tables import PUBLISHED_ALONE, TABLES
+from csbench.report.tables.comparison import left_out
 
 _NEEDS = {
     "table11": "block-cutlass or block-original records of resnet50; "
@@ -40,7 +41,8 @@ def render(
     """The report of `records` as one text; raises UsageError where there is nothing for a table.
 
     `all` is every table that the records have data for: after `infer --pattern block`, Table 11
-    and the general inference table.
+    and the general inference table; after `infer --pattern all` the comparison, and the general
+    table of those settings in which patterns have several backends.
     """
     if format not in FORMATS:
         raise UsageError(unknown("format", format, FORMATS))
@@ -62,7 +64,9 @@ def tables(records: Sequence[Record], table: str = "all") -> list[Table]:
     names = (
         [table] if table != "all" else [n for n in TABLES if trained or n not in PUBLISHED_ALONE]
     )
-    built = [one for name in names for one in TABLES[name](derived, source)]
+    # Of all tables the general one shows what the comparison does not.
+    own = {"inference": left_out(derived)} if table == "all" else {}
+    built = [one for name in names for one in TABLES[name](own.get(name, derived), source)]
     if not built:
         wanted = _NEEDS.get(table, _NEEDS["inference"])
         raise UsageError(

@@ -84,3 +84,14 @@ def test_a_record_shown_whole_lists_every_dense_way_and_what_was_left_out() -> N
     assert "dense ways   cudnn fp32: median 1.6000 ms" in shown
     assert "cs-dense fp32: median 0.6200 ms" in shown
     assert "left out     cs-dense tf32: wrong: relative error" in shown
+
+
+def test_the_general_table_does_not_repeat_what_a_comparison_says() -> None:
+    quick = [record(0.5, 1.0, pattern=name, backend=name[:2]) for name in ("cs:2", "nm:1:2")]
+    failed = record(0.5, pattern="nm:1:2", backend="none", status="unsupported", layers=())
+    assert [made.name for made in tables([*quick, failed])] == ["comparison"]
+    slower = record(0.5, 2.0, pattern="cs:2", backend="csr")
+    assert [made.name for made in tables([*quick, slower])] == ["comparison", "inference"]
+    other = record(0.5, 1.0, pattern="cs:2", backend="cs", batch=8)
+    _, general = tables([*quick, other])
+    assert [value(general, line, "batch") for line in general.rows] == [8]

@@ -28,6 +28,18 @@ def comparison(rows: Sequence[Row], source: Source) -> list[Table]:
     ]
 
 
+def left_out(rows: Sequence[Row]) -> list[Row]:
+    """Rows of inference of a setting in which a comparison does not tell all of every time."""
+    own = [row for row in rows if row.case.task == "infer"]
+    parts = [list(part) for _, part in groupby(sorted(own, key=setting), setting)]
+    return [row for part in parts if not _shows_all(part) for row in part]
+
+
+def _shows_all(rows: Sequence[Row]) -> bool:
+    several = len({row.pattern for row in rows} - {"dense"}) > 1
+    return several and not any(row.time_ms for _, others in fastest(rows) for row in others)
+
+
 def setting(row: Row) -> tuple[object, ...]:
     """What rows that are compared have in common."""
     case = row.case
