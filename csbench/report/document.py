@@ -73,9 +73,8 @@ def tables(records: Sequence[Record], table: str = "all") -> list[Table]:
             f"the {len(records)} records have nothing for table '{table}'; it needs {wanted}"
         )
     repeats = len(records) - len(latest(records))
-    note = (
-        (f"{repeats} records repeat a case; of each the last sound one counts.",) if repeats else ()
-    )
+    repeat = "record repeats" if repeats == 1 else "records repeat"
+    note = (f"{repeats} {repeat} a case; of each the last sound one counts.",) if repeats else ()
     return [replace(one, notes=one.notes + note) for one in _labelled(built)]
 
 

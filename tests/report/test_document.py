@@ -164,8 +164,9 @@ def test_rows_of_one_group_are_titled_once() -> None:
 
 
 def test_repeats_are_said() -> None:
-    assert "1 records repeat a case" in render([record(), record()])
-    assert "repeat a case" not in render([record()])
+    assert "1 record repeats a case" in render([record(), record()])
+    assert "2 records repeat a case" in render([record(), record(), record()])
+    assert "repeats a case" not in render([record()])
 
 
 def test_the_hash_is_that_of_the_file() -> None:
