@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from csbench.core.record import Record
-from csbench.core.statistics import interval, median
+from csbench.core.statistics import interval, middle
 
 
 class Way(NamedTuple):
@@ -15,12 +15,13 @@ class Way(NamedTuple):
 
     name: str
     dtype: str
-    median_ms: float
+    time_ms: float
     samples_ms: Sequence[float] = ()
+    copies: int = 1  # that the samples were taken on in turn
 
     def interval(self) -> tuple[float, float] | tuple[None, None]:
-        """95 % interval of the median."""
-        return interval(self.samples_ms) if self.samples_ms else (None, None)
+        """95 % interval of the time."""
+        return interval(self.samples_ms, self.copies) if self.samples_ms else (None, None)
 
 
 class DenseWays:
@@ -39,7 +40,7 @@ class DenseWays:
     def of(self, workload: Hashable) -> tuple[Way, ...]:
         """The ways of a workload, the fastest first."""
         found = map(_middle, self._found.get(workload, {}).values())
-        return tuple(sorted(found, key=lambda way: way.median_ms))
+        return tuple(sorted(found, key=lambda way: way.time_ms))
 
 
 def baseline_way(record: Record) -> str:
@@ -59,19 +60,24 @@ def _ways(record: Record) -> Iterator[Way]:
     measured, dtype = record.measurement, record.case.dtype
     if measured is None:
         return
-    samples = dict(measured.dense_samples_ms)
-    if measured.baseline_samples_ms:  # the pairs are more samples of the same way
-        samples[baseline_way(record)] = measured.baseline_samples_ms
-    for name, taken in samples.items():
-        yield Way(name, name.rpartition(" ")[2], median(taken), taken)
+    paired = baseline_way(record) if measured.baseline_samples_ms else None
+    for name, taken in measured.dense_samples_ms.items():
+        if name != paired:  # the pairs are more samples of the same way
+            yield _way(name, name.rpartition(" ")[2], taken)
+    if paired:
+        yield _way(paired, dtype, measured.baseline_samples_ms, measured.copies)
     if (own := own_way(record)) is not None:
-        yield Way(own, dtype, median(measured.samples_ms), measured.samples_ms)
+        yield _way(own, dtype, measured.samples_ms, measured.copies)
     if measured.dense_best and measured.dense_best_ms:
         name = measured.dense_best
         yield Way(name, name.rpartition(" ")[2], measured.dense_best_ms)
 
 
+def _way(name: str, dtype: str, samples_ms: Sequence[float], copies: int = 1) -> Way:
+    return Way(name, dtype, middle(samples_ms, copies), samples_ms, copies)
+
+
 def _middle(times: Sequence[Way]) -> Way:
     """Of several times of one way the middle one, so that no lucky run becomes the bar."""
     sampled = [time for time in times if time.samples_ms] or times
-    return sorted(sampled, key=lambda t: t.median_ms)[len(sampled) // 2]
+    return sorted(sampled, key=lambda t: t.time_ms)[len(sampled) // 2]

@@ -34,12 +34,14 @@ _LOOKS = {
 }  # fmt: skip
 _OTHERS = ("#000000", "X")
 _DASHES = ("--", ":", "-.")
+_NAME_HEIGHT = 0.065  # of a dense line's name, as a share of the panel's
 
 
 def draw(records: Iterable[Record], path: Path) -> None:
     """Draw the figure to a file; raises UsageError for an unknown kind or nothing to draw.
 
-    A panel for each model, device, batch and precision that has sparse rows.
+    A panel for each model, device, batch and precision that has sparse rows; of those with a single
+    sparsity, which have no line, only where there are no others.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(unknown("kind of figure", path.suffix or str(path), SUFFIXES))
@@ -83,7 +85,8 @@ def dense_lines(panel: Sequence[Row]) -> list[Way]:
 def _panels(derived: Sequence[Row]) -> list[list[Row]]:
     own = sorted((row for row in derived if row.case.task == "infer"), key=setting)
     parts = [list(part) for _, part in groupby(own, setting)]
-    return [part for part in parts if lines(part)]
+    drawn = [part for part in parts if lines(part)]
+    return [part for part in drawn if max(map(len, lines(part).values())) > 1] or drawn
 
 
 def _masked(row: Row) -> bool:
@@ -149,12 +152,9 @@ def _panel(axes: Axes, panel: Sequence[Row]) -> dict[str, Any]:
             marker=mark, capsize=2, elinewidth=0.8,
         )  # fmt: skip
     for way, dashes in zip(dense_lines(panel), _DASHES, strict=False):
-        axes.axhline(way.median_ms, color="#444444", linestyle=dashes, linewidth=0.9, zorder=0)
-        axes.annotate(
-            way.name, (1, way.median_ms), xycoords=("axes fraction", "data"), xytext=(-2, 1.5),
-            textcoords="offset points", ha="right", va="bottom", fontsize=6, color="#444444",
-        )  # fmt: skip
+        axes.axhline(way.time_ms, color="#444444", linestyle=dashes, linewidth=0.9, zorder=0)
     _logarithmic(axes)
+    name(axes, dense_lines(panel))
     first, last = min(ticks), max(ticks)
     width = max(last - first, 1)
     axes.set_xlim(first - 0.06 * width, last + 0.34 * width)  # dense ways are named beside the data
@@ -163,6 +163,25 @@ def _panel(axes: Axes, panel: Sequence[Row]) -> dict[str, Any]:
     axes.set_ylabel("Latency (ms)")
     axes.grid(axis="y", which="both", linewidth=0.3, alpha=0.4)
     return handles
+
+
+def name(axes: Axes, ways: Sequence[Way]) -> None:
+    """Name dense lines above them; where they lie too near, all names over the highest."""
+    low, high = axes.get_ylim()
+    room = (high / low) ** _NAME_HEIGHT
+    together: list[list[Way]] = []
+    for way in sorted(ways, key=lambda way: way.time_ms):
+        below = together[-1] if together else []
+        if below and way.time_ms < below[-1].time_ms * room ** len(below):
+            below.append(way)
+        else:
+            together.append([way])
+    for near in together:
+        axes.annotate(
+            "\n".join(way.name for way in reversed(near)), (1, near[-1].time_ms),
+            xycoords=("axes fraction", "data"), xytext=(-2, 1.5), textcoords="offset points",
+            ha="right", va="bottom", fontsize=6, color="#444444", linespacing=1,
+        )  # fmt: skip
 
 
 def _logarithmic(axes: Axes) -> None:

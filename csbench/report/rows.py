@@ -146,7 +146,7 @@ def _over(row: Row, time: Estimate, best: Way | None) -> Estimate | None:
     # Where the baseline is the best dense way, its pairs say more than two separate times.
     if row.speedup is not None and best.name == baseline_way(row.record):
         return row.speedup
-    return ratio(Estimate(best.median_ms, *best.interval()), time)
+    return ratio(Estimate(best.time_ms, *best.interval()), time)
 
 
 def _time(record: Record) -> Estimate | None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from csbench.errors import UsageError
-from csbench.report.figure import dense_lines, draw, lines
+from csbench.report.dense import Way
+from csbench.report.figure import dense_lines, draw, lines, name
 from csbench.report.rows import rows
 from tests.report.made import block_records, compared_records, layer_records, record
 
@@ -49,10 +50,24 @@ def test_a_vector_figure_names_axes_units_patterns_and_dense_lines(tmp_path: Pat
     import matplotlib
 
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # texts as texts
-        draw([*compared_records(), record(0.5, 3.0, batch=8)], tmp_path / "a.svg")
+        more = [record(sparsity, 3.0, batch=8) for sparsity in (0.5, 0.75)]
+        draw([*compared_records(), *more, record(0.5, 3.0, batch=64)], tmp_path / "a.svg")
     svg = (tmp_path / "a.svg").read_text()
     for words in ("Sparsity (%)", "Latency (ms)", "cudnn fp16", "batch 8", ">nm<", ">75<"):
         assert words in svg, words
+    assert "batch 64" not in svg  # a single sparsity makes no line
+
+
+def test_names_of_dense_lines_that_lie_together_do_not_cover_each_other() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set_yscale("log")
+    axes.set_ylim(1, 100)
+    name(axes, [Way("far", "fp32", 3.0), Way("low", "fp32", 20.0), Way("high", "fp32", 21.0)])
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["far", "high\nlow"]
+    assert axes.texts[1].xy[1] == 21.0
 
 
 def test_what_cannot_be_drawn_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

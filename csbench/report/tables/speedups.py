@@ -63,9 +63,9 @@ def dense_notes(rows: Sequence[Row]) -> tuple[str, ...]:
 def _best_of_each(row: Row) -> str:
     """`fp32 cs-dense 0.590 ms, fp16 cudnn 0.387 ms`"""
     first = {way.dtype: way for way in reversed(row.dense)}
-    dtypes = sorted(first, key=lambda dtype: first[dtype].median_ms, reverse=True)
+    dtypes = sorted(first, key=lambda dtype: first[dtype].time_ms, reverse=True)
     ways = (first[dtype] for dtype in dtypes)
-    return ", ".join(f"{way.dtype} {_bare(way.name)} {way.median_ms:.3f} ms" for way in ways)
+    return ", ".join(f"{way.dtype} {_bare(way.name)} {way.time_ms:.3f} ms" for way in ways)
 
 
 def _bare(name: str) -> str:
