@@ -62,5 +62,7 @@ def _gpus(devices: str | None) -> tuple[str, ...]:
         return ()
     indices = tuple(part.strip() for part in devices.split(","))
     if not all(index.isdecimal() for index in indices) or len(set(indices)) < len(indices):
-        raise UsageError(f"devices '{devices}' are no GPU numbers; expected for example 0,1")
+        raise UsageError(
+            f"devices '{devices}' are no different GPU numbers; expected for example 0,1"
+        )
     return indices

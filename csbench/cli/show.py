@@ -36,6 +36,10 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
 
     file, key = _file_and_key(words, DEFAULT)
     records = read(file)
+    if not records and not as_json:
+        raise UsageError(
+            f"no records in {file}; measure first: csbench infer --model resnet50 --pattern block"
+        )
     if key is None:
         shown = msgspec.json.encode(records).decode() if as_json else listing(records)
     else:

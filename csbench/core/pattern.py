@@ -133,7 +133,9 @@ def _resolve(spec: PatternSpec) -> PatternSpec:
     elif name in ("ovw", "shfl-bw") and not parameters:
         parameters = (32,)
     elif name == "dense" and s:
-        raise PatternError(f"pattern 'dense' has sparsity 0, not {s:g}; leave the sparsity out")
+        raise PatternError(
+            f"pattern 'dense' is 0 % sparse, not {100 * s:g} %; leave the sparsity out"
+        )
     return PatternSpec(name, parameters, s)
 
 
@@ -148,8 +150,8 @@ def _m_for(spec: PatternSpec) -> int:
         if abs(spec.sparsity - fraction) < 1e-6:
             return m
     raise PatternError(
-        f"pattern '{spec.name}' cannot give sparsity {spec.sparsity:g}; "
-        "it gives 0, 0.5, 0.75, 0.875 and 0.9375"
+        f"pattern '{spec.name}' cannot give {100 * spec.sparsity:g} %; "
+        "it gives 0, 50, 75, 87.5 and 93.75 %"
         + (", or others by name: nm:3:4" if spec.name == "nm" else "")
     )
 
@@ -157,8 +159,8 @@ def _m_for(spec: PatternSpec) -> int:
 def _same(spec: PatternSpec, own: float, label: str) -> None:
     if spec.sparsity is not None and abs(spec.sparsity - own) > 1e-6:
         raise PatternError(
-            f"pattern '{spec.name}' with {label} has sparsity {own:g}, not {spec.sparsity:g}; "
-            f"leave the sparsity out, or the parameters"
+            f"pattern '{spec.name}' with {label} is {100 * own:g} % sparse, "
+            f"not {100 * spec.sparsity:g} %; leave the sparsity out, or the parameters"
         )
 
 

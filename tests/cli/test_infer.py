@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_line_and_the_results_are_printed(
         (["--model", "resnet20", "-b", "1,,2"], "an empty value"),
         (
             ["--model", "resnet20", "--pattern", "cs", "--sparsity", "60"],
-            "cannot give sparsity 0.6",
+            "cannot give 60 %; it gives 0, 50, 75",
         ),
         (["--model", "resnet20", "--pattern", "cs@75", "--sparsity", "50"], "one of the two"),
         (["--model", "resnet20", "--sparsity", "200"], "not between 0 and 100 %"),

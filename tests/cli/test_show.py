@@ -56,6 +56,12 @@ def test_a_failed_record_whole(capsys: Capture) -> None:
     assert "oom: needs 90 GiB, has 80 GiB" in out and "speed-up" not in out
 
 
+def test_a_file_without_records_says_so(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    assert run(["show", str(tmp_path / "empty.jsonl")]) == 2
+    assert "no records in" in capsys.readouterr().err
+
+
 def test_json_holds_the_raw_samples(capsys: Capture) -> None:
     assert run(["show", str(RECORDS), key_of(0), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["measurement"]["samples_ms"]) == 40

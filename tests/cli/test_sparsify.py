@@ -64,8 +64,11 @@ def test_the_seed_decides_the_weights(tmp_path: Path) -> None:
     [
         (["--pattern", "cs:4"], "expected one of FILE and --model"),
         (["--model", "resnet20", "--pattern", "block"], "needs a sparsity"),
-        (["--model", "resnet20", "--pattern", "cs", "--sparsity", "60%"], "cannot give sparsity"),
-        (["--model", "resnet20", "--pattern", "nm:2:4", "--sparsity", "0.9"], "has sparsity 0.5"),
+        (["--model", "resnet20", "--pattern", "cs", "--sparsity", "60%"], "cannot give 60 %"),
+        (
+            ["--model", "resnet20", "--pattern", "nm:2:4", "--sparsity", "0.9"],
+            "is 50 % sparse, not 90 %",
+        ),
         (["--model", "resnet20", "--pattern", "ovw@0.5", "--sparsity", "0.75"], "differ"),
         (["--model", "resnet20", "--pattern", "blok@0.5"], "did you mean block"),
         (["--model", "resnet2O", "--pattern", "cs:4"], "unknown model"),

@@ -117,7 +117,7 @@ def test_a_loss_that_is_no_number_makes_the_record_invalid(folder: Path) -> None
     ("arguments", "said"),
     [
         (["--pattern", "mn"], "unknown training scheme 'mn'; did you mean nm"),
-        (["--pattern", "cs", "--sparsity", "60"], "cannot give sparsity 0.6"),
+        (["--pattern", "cs", "--sparsity", "60"], "cannot give 60 %"),
         (["--pattern", "block:128x128"], "less than half of a block of 128"),
         (["--pattern", "cs", "--dataset", "mnist"], "unknown dataset 'mnist'"),
         (["--pattern", "cs", "--data", "nowhere"], "no data folder 'nowhere'"),
