@@ -129,13 +129,13 @@ def _announce(
         reporter.say(f"nothing to measure{more}")
         return
     each = len(cases) / workers
-    least, most = (each * (t + _PREPARING) for t in (stop.min_time, stop.max_time))
+    ends = (_duration(each * (t + _PREPARING)) for t in (stop.min_time, stop.max_time))
     plural = "s" if len(cases) > 1 else ""
     if workers > 1:
         reporter.say(f"{workers} GPUs of one host at once: they share its power, links and CPU")
     reporter.say(
         f"{len(cases)} case{plural} on {cases[0].device}{more}, "
-        f"about {_duration(least)} to {_duration(most)}"
+        f"about {' to '.join(dict.fromkeys(ends))}"
     )
 
 

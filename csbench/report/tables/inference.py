@@ -87,7 +87,7 @@ def columns(baseline: str, checkpoints: bool) -> tuple[Column, ...]:
         Column("sparsity_model_percent", ("Sparsity (%)", "model"), "%", decimals=2, stub=True),
         Column("pattern", ("Pattern",), align="left", stub=True),
         Column("backend", ("Backend",), align="left", stub=True),
-        Column("checkpoint", ("Weights",), align="left", shown=checkpoints),
+        Column("checkpoint", ("Checkpoint",), align="left", shown=checkpoints),
         Column("sparse_layers", ("Sparse", "layers")),
         Column("weights_mib", ("Weights", "(MiB)"), "MiB", decimals=2),
         Column("relative_error", ("Error",), decimals=1, form="scientific"),
