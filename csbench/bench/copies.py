@@ -35,14 +35,26 @@ def grow(copies: list[Replay], make: Callable[[], Replay], count: int, seconds: 
     device = "cuda" if copies[0].on_gpu else "cpu"
     begun = time.perf_counter()
     while len(copies) < count and time.perf_counter() - begun < seconds:
-        if free_share(device) < _LEAST_FREE:
+        if not _room(device):
             return
         try:
             made = make()
         except torch.cuda.OutOfMemoryError:
-            gc.collect()
-            torch.cuda.empty_cache()
+            _let_go()
             return
         if made.mode != copies[0].mode:
             return
         copies.append(made)
+
+
+def _room(device: str) -> bool:
+    """Whether enough memory is free, when need be without what torch keeps for later."""
+    if free_share(device) >= _LEAST_FREE:
+        return True
+    _let_go()
+    return free_share(device) >= _LEAST_FREE
+
+
+def _let_go() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -56,6 +56,14 @@ def test_no_copies_without_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found) == 1
 
 
+def test_memory_that_torch_keeps_for_later_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, free = [replay()], {"share": 0.4}
+    monkeypatch.setattr(copies, "free_share", lambda device: free["share"])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.update(share=0.9))
+    copies.grow(found, replay, 4, seconds=60)
+    assert len(found) == 4
+
+
 def test_a_copy_that_does_not_fit_or_runs_otherwise_is_left_out() -> None:
     def too_big() -> Replay:
         raise torch.cuda.OutOfMemoryError("out of memory")
