@@ -15,6 +15,7 @@ from csbench.bench import environment
 from csbench.bench.clocks import Clock, CudaClock, HostClock
 from csbench.bench.memory import bounded, out_of_memory
 from csbench.bench.nvml import Watch, summary, throttled
+from csbench.bench.sampling import FEWEST_PAIRS
 from csbench.core.case import Case
 from csbench.core.record import Measurement, Record, Sparsity, Status
 from csbench.core.stop import StopRule
@@ -117,9 +118,12 @@ def _verdict(
     loud = [phase.name for phase in report.phases if not phase.settled]
     if loud:
         pairs = max(len(phase.samples_ms) for phase in report.phases)
+        where = " and ".join(loud)
+        if pairs < FEWEST_PAIRS:
+            return "noisy", f"{pairs} pairs in {where} are too few; give it longer: --max-time"
         return "noisy", (
-            f"the time over dense in {' and '.join(loud)} is not known within "
-            f"{100 * stop.max_noise:g} % after {pairs} pairs; give it longer: --max-time"
+            f"the time over dense in {where} is not known within {100 * stop.max_noise:g} % "
+            f"after {pairs} pairs; give it longer: --max-time"
         )
     return "ok", None
 

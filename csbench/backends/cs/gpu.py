@@ -62,9 +62,13 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
 
 
 def lower_network(program: Program, case: Case) -> LoweredNetwork | None:
-    """The network by the faster kernels; None where neither takes all of it, or no layer sparse."""
-    carrying = [conv for conv in program.convolutions if conv.pattern is not None]
-    if carrying and all(why_not(conv, case) is not None for conv in carrying):
+    """The network by the faster kernels; None where neither takes all of it, or no zeros of it.
+
+    A network without zeros, at any batch, is their own dense one.
+    """
+    carrying = (conv for conv in program.convolutions if conv.pattern is not None)
+    pruned = [conv for conv in carrying if (conv.weight == 0).any()]
+    if pruned and all(why_not(conv, case) is not None for conv in pruned):
         return None
     likely = _likely(_ready(case), case)
     makers = {name: functools.partial(way.lower_network, program, case) for name, way in likely}

@@ -4,6 +4,7 @@ that channels, values, scales and packed weights find each other."""
 from __future__ import annotations
 
 import dataclasses
+import types
 from typing import Any
 
 import pytest
@@ -11,7 +12,13 @@ import torch
 from torch import nn
 
 from csbench.backends.base import TORCH_DTYPE
-from csbench.backends.cs import latency, latency_network, throughput, throughput_network
+from csbench.backends.cs import (
+    gpu,
+    latency,
+    latency_network,
+    throughput,
+    throughput_network,
+)
 from csbench.core.pattern import parse
 from csbench.graph import reference
 from csbench.graph.program import Activation, Conv, Program
@@ -142,3 +149,15 @@ def test_a_layer_by_itself(kernels: str, pattern: str, size: float) -> None:
     for memory in (torch.contiguous_format, torch.channels_last):
         out = lowered(*(x.contiguous(memory_format=memory) for x in inputs))
         assert reference.relative_error(out, expected) < LIMIT["fp32"]
+
+
+def test_a_network_that_keeps_every_weight_is_their_own_dense_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuses = types.SimpleNamespace(
+        why_not=lambda conv, case: "keeps more", lower_network=throughput_network.lower_network
+    )
+    monkeypatch.setattr(gpu, "_ready", lambda case: {"throughput": refuses})
+    whole = gpu.lower_network(nets.program("cs:1"), nets.case("fp32", 2))
+    assert whole is not None and {layer.ran for layer in whole.layers} == {"dense"}
+    assert gpu.lower_network(nets.program("cs:4"), nets.case("fp32", 2)) is None
