@@ -29,8 +29,9 @@ def _verdict(one: Trained, found: Estimate, published: float) -> str:
     apart = found.value / published - 1
     verdict = "agree" if abs(apart) < _NEAR else "do not agree"
     within = f" [{found.low:.3f}, {found.high:.3f}]" if found.low and found.high else ""
+    ranks = f" on each of {one.asked.ranks} ranks" if one.asked.ranks > 1 else ""
     return (
-        f"CS over N:M at batch {one.row.case.batch}: {found.value:.3f}{within} projected, "
+        f"CS over N:M at batch {one.row.case.batch}{ranks}: {found.value:.3f}{within} projected, "
         f"{published:.3f} published; {100 * abs(apart):.1f} % apart, they {verdict}."
     )
 
