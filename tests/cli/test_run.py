@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from csbench import resources
 from csbench.cli import run
 from csbench.core.store import read
 
@@ -58,6 +59,14 @@ def test_cases_with_the_same_dense_network_follow_each_other(
     rows = capsys.readouterr().out.splitlines()
     batches = [re.findall(r"batch \d", row)[0] for row in rows]
     assert batches == 6 * ["batch 1"] + 3 * ["batch 2"]
+
+
+def test_the_makefile_measures_suites_that_there_are() -> None:
+    makefile = Path(__file__).parents[2] / "Makefile"
+    (named,) = re.findall(r"^SUITES \?= (.*)$", makefile.read_text(), flags=re.MULTILINE)
+    assert {"table11", "patterns"} < set(named.split())
+    for suite in named.split():
+        assert resources.path("suites", suite).is_file()
 
 
 def test_a_killed_run_is_resumed_without_measuring_again(suite: Path) -> None:

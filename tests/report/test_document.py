@@ -141,6 +141,15 @@ def test_a_row_in_which_nothing_ran_sparse_is_not_called_sparse() -> None:
     (pattern,) = cells(made, "pattern")
     assert pattern.value == "dense"
     assert pattern.note == "block:32x32 was asked for, but no layer ran sparse: too small"
+    silent = (LayerReport(name="conv", ran="dense"), LayerReport(name="conv2", ran="dense"))
+    (made,) = tables([record(layers=(*dense, *silent))], "inference")
+    (pattern,) = cells(made, "pattern")
+    assert "block-original multiplies zeros like any number; too small" in str(pattern.note)
+
+
+def test_a_table_without_times_explains_no_intervals() -> None:
+    assert "95 % bootstrap" in render([record()], table="inference")
+    assert "95 %" not in render([record(status="unsupported")], table="inference")
 
 
 def test_both_sparsities_are_stated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,18 +25,19 @@ _MEANING = {
 _LAUNCH_BOUND = "launch-bound: about as long as launching an empty graph"
 
 
-def intervals(rows: Iterable[Row]) -> str:
-    """What the intervals of a table of inference are of."""
+def intervals(rows: Iterable[Row]) -> tuple[str, ...]:
+    """What the intervals of a table of inference are of; nothing where no row has a time."""
     measured = (row.record.measurement for row in rows if row.time_ms is not None)
     counts = sorted({one.copies for one in measured if one is not None})
-    if counts in ([], [1]):
-        return INTERVALS.removesuffix(".") + (
-            " over one copy of each network; another, at other addresses, may differ by more."
-        )
+    if not counts:
+        return ()
+    if counts == [1]:
+        only = " over one copy of each network; another, at other addresses, may differ by more."
+        return (INTERVALS.removesuffix(".") + only,)
     several = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return (
         "± and [ ] are 95 % intervals of medians and of their ratio, over "
-        f"{several} copies of each network at addresses of their own."
+        f"{several} copies of each network at addresses of their own.",
     )
 
 
@@ -112,9 +114,10 @@ def pattern_cell(row: Row) -> Cell:
         return Cell(asked, note="masked: the sparse weights ran dense, zeros and all")
     if asked == "dense" or layers is None or layers[0]:
         return Cell(asked)
-    reasons = unique(layer.reason for layer in row.record.layers if layer.reason)
-    why = f": {'; '.join(reasons)}" if reasons else ""
-    return Cell("dense", note=f"{asked} was asked for, but no layer ran sparse{why}")
+    dense = f"{row.case.backend} multiplies zeros like any number"
+    reasons = Counter(layer.reason or dense for layer in row.record.layers)
+    why = "; ".join(unique(reason for reason, _ in reasons.most_common()))
+    return Cell("dense", note=f"{asked} was asked for, but no layer ran sparse: {why}")
 
 
 def weights_cell(row: Row) -> Cell:

@@ -100,7 +100,7 @@ def _table(rows: list[Row], source: Source) -> Table:
         columns=columns(case.baseline, any(row.case.checkpoint.path for row in rows)),
         groups=groups_of(lines),
         provenance=source.of(rows),
-        notes=(intervals(rows), *dense_notes(rows)),
+        notes=(*intervals(rows), *dense_notes(rows)),
     )
     return hide_empty(table)
 

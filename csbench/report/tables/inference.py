@@ -66,7 +66,7 @@ def _table(key: tuple[str, str, str, str], rows: list[Row], source: Source) -> T
         columns=columns(baseline, checkpoints),
         groups=groups_of(("" if only else title, cells) for title, cells in lines),
         provenance=source.of(rows),
-        notes=(intervals(rows), *dense_notes(rows)),
+        notes=(*intervals(rows), *dense_notes(rows)),
     )
     return hide_empty(table)
 

@@ -47,7 +47,7 @@ def _table(rows: list[Row], source: Source) -> Table:
         columns=_columns(case.baseline),
         groups=groups_of((_title(row), _cells(row)) for row in ordered),
         provenance=source.of(rows),
-        notes=(intervals(rows),),
+        notes=intervals(rows),
     )
     return hide_empty(table)
 

@@ -79,7 +79,8 @@ def _table(paper: dict[str, Any], rows: list[Row], source: Source) -> Table:
         notes=(
             f"Speedup is against {paper['speedup_against']}, as the source defines it; speed-up "
             f"over {case.baseline} against that dense backend in the same run and precision.",
-            intervals(rows) + " Error is relative, against a float64 reference.",
+            *intervals(rows),
+            "Error is relative, against a float64 reference.",
             *dense_notes(rows),
             str(compare(paper["setting"], setting)),
             *(f"{name}: no record of it on this device." for name in absent),
