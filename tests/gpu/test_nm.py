@@ -11,11 +11,14 @@ from csbench.backends.base import TORCH_DTYPE, Backend, NetworkBackend
 from csbench.backends.nm.backend import Nm
 from csbench.backends.nm.cusparselt import NmCusparselt
 from csbench.backends.nm.cusparselt_layer import Layer
+from csbench.backends.nm.cusparselt_layer import parse as parse_choice
+from csbench.backends.nm.cusparselt_search import choose, trials
 from csbench.core.case import Case
 from csbench.core.pattern import PatternSpec, parse
 from csbench.graph import reference, trace
 from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program, output_hw
+from csbench.kernels.cusparselt.product import Algorithm, Plan, Problem
 from csbench.models import build, calibrate
 from csbench.sparse.network import sparsify_state
 from csbench.sparse.patterns import for_spec
@@ -120,30 +123,36 @@ def test_every_algorithm_of_cusparselt_on_awkward_shapes(name: str, dtype: str) 
     batch, conv = AWKWARD[name]
     if NmCusparselt().why_not(conv, case(dtype, batch)):
         pytest.skip("2:4 is not 1:2")
-    made = Layer(conv, case(dtype, batch))
+    searched, made = (Layer(conv, case(dtype, batch)) for _ in range(2))
+    choose(searched, trials())
     sizes = [conv.input_size, *([conv.output_size] if conv.residual else [])]
     inputs = [torch.randn(batch, *s).to(TORCH_DTYPE[dtype]) for s in sizes]
     expected = reference.convolution(conv, *inputs)
-    ran = set()
-    for choice in made.choices:
+    ran = [parse_choice(name) for name in searched.times]  # not those that end a process
+    assert {choice.way for choice in ran} == set(made.ways)
+    for choice in ran:
         given = [x.cuda() for x in inputs]
-        try:
-            with poisoned_memory():
-                out = made.run_with(choice, *given)
-        except RuntimeError:  # the library has no such plan for this shape
-            continue
-        ran.add(choice.way)
+        with poisoned_memory():
+            out = made.run_with(choice, *given)
         assert out.is_contiguous(memory_format=torch.channels_last)
         error = reference.relative_error(out, expected)
         assert error < TOLERANCE[dtype], f"{choice}: {error:.1e}"
-    assert ran == set(made.ways)
+
+
+def test_a_plan_is_of_the_algorithm_that_is_named() -> None:
+    """Some add up in their workspace, so its size tells them apart."""
+    needs(NmCusparselt())
+    plan = Plan(Problem(512, 2048, 64 * 7 * 7, 1, 0, torch.float16), 0)
+    sizes = [plan.workspace_bytes(Algorithm(n)) for n in range(plan.algorithms)]
+    assert len(set(sizes)) > 1
+    assert [plan.workspace_bytes(Algorithm(n)) for n in range(plan.algorithms)] == sizes
 
 
 def test_layers_of_one_shape_keep_their_own_bias() -> None:
     needs(NmCusparselt())
     convs = [layer(1, (8, 8), "nm:2:4") for _ in range(2)]
     made = [Layer(conv, case("fp16", 2)) for conv in convs]
-    choices = made[0].choices[0], made[1].choices[1]
+    choices = made[0].choices("direct")[:2]
     x = torch.randn(2, 64, 8, 8).half()
     for _ in range(2):
         for one, conv, choice in zip(made, convs, choices, strict=True):

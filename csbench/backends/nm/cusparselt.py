@@ -14,6 +14,7 @@ from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork
 from csbench.backends.chain import chain
 from csbench.backends.dense.cudnn import Cudnn
 from csbench.backends.nm.cusparselt_layer import Layer
+from csbench.backends.nm.cusparselt_search import choose, trials
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
 from csbench.graph.permute import joining, permute
@@ -41,7 +42,7 @@ class NmCusparselt:
     def lower(self, conv: Conv, case: Case) -> LoweredConv:
         """The layer by itself: it brings the channels of `cs` into order in every call."""
         layer = Layer(_joined(conv), case)
-        layer.choose()
+        choose(layer, trials())
         order = joining([conv.pattern])(conv.weight.shape[1])
         moved = not torch.equal(order, torch.arange(len(order)))
         index = order.to(case.device)
@@ -62,7 +63,10 @@ class NmCusparselt:
         None where no layer fits.
         """
         program = permute(program, joining(conv.pattern for conv in program.convolutions))
-        made = [_lowered(conv, case) for conv in program.convolutions]
+        try:
+            made = [_lowered(conv, case) for conv in program.convolutions]
+        finally:
+            trials().end()  # nothing else holds memory of the device while it is measured
         if not any(report.ran == "sparse" for _, report in made):
             return None
         run, dtype = chain(program, [lowered for lowered, _ in made]), TORCH_DTYPE[case.dtype]
@@ -78,7 +82,7 @@ def _lowered(conv: Conv, case: Case) -> tuple[LoweredConv, LayerReport]:
     reason = "it carries no pattern" if conv.pattern is None else _why_not(conv, case)
     if reason is None:
         layer = Layer(conv, case)
-        layer.choose()
+        choose(layer, trials())
         lowered = LoweredConv(layer.run, layer.bytes, layer.workspace_bytes, layer.label)
     else:
         lowered = Cudnn().lower(conv, case)

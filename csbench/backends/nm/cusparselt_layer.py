@@ -1,4 +1,4 @@
-"""One convolution by cuSPARSELt: the ways to make products of it, and the fastest algorithm.
+"""One convolution by cuSPARSELt: the ways to make products of it, by any algorithm.
 
 - `direct`: a 1x1 layer, whose NHWC activations are the matrix already;
 - `explicit`: each pixel's window side by side in memory (im2col), one product;
@@ -10,7 +10,7 @@ Bias, residual and ReLU stand in the last product's epilogue.
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,12 +18,8 @@ from torch import Tensor
 
 from csbench.backends.base import TORCH_DTYPE
 from csbench.core.case import Case
-from csbench.errors import BackendError
 from csbench.graph.program import Conv
-from csbench.kernels import nvrtc, search
-from csbench.kernels.cusparselt import library
 from csbench.kernels.cusparselt.product import Algorithm, Epilogue, Plan, Problem, compress
-from csbench.kernels.cusparselt.trial import sound
 from csbench.kernels.cusparselt.windows import Windows, side_by_side
 
 PIXELS = 8  # the matrices' pixels come in multiples of it
@@ -89,6 +85,13 @@ class Choice(NamedTuple):
         return f"{self.way} {number}{f'/{split}' if split > 1 else ''}"
 
 
+def parse(text: str) -> Choice:
+    """The inverse of str()."""
+    way, _, number = text.rpartition(" ")
+    number, _, split = number.partition("/")
+    return Choice(way, Algorithm(int(number), int(split or 1)))
+
+
 class _Plans(NamedTuple):
     """Of a way's products the last one has the epilogue."""
 
@@ -100,7 +103,7 @@ class Layer:
     """A layer on the device whose groups of input channels are neighbours; runs on NHWC."""
 
     def __init__(self, conv: Conv, case: Case) -> None:
-        self.conv, self.batch, self.dtype = conv, case.batch, TORCH_DTYPE[case.dtype]
+        self.conv, self.case, self.dtype = conv, case, TORCH_DTYPE[case.dtype]
         self.bias = conv.bias.to(case.device, self.dtype)
         self.device = self.bias.device.index or 0
         self.ways = {way.name: way for way in ways(conv, case.batch, self.dtype)}
@@ -109,39 +112,24 @@ class Layer:
             for name, way in self.ways.items()
         }
         self.chosen = Choice(next(iter(self.ways)), Algorithm(0))
-        self.times: dict[str, float] = {}  # of all choices, in milliseconds
+        self.times: dict[str, float] = {}  # of all choices that ran, in milliseconds
+        self.crashed: Sequence[str] = ()  # choices that end a process
         self._plans: dict[str, _Plans] = {}
 
-    def choose(self) -> None:
-        """Take the fastest way and algorithm on random activations; remembered on disk."""
-        inputs = [self._random(self.conv.input_size)]
-        if self.conv.residual:
-            inputs.append(self._random(self.conv.output_size))
-        runs = {str(choice): partial(self.run_with, choice, *inputs) for choice in self.choices}
-        conv = self.conv
-        key = (
-            "cusparselt", nvrtc.digest("cusparselt/windows.cu"), tuple(self.ways.values()),
-            tuple(conv.weight.shape), conv.activation, conv.residual,
-            library.version(self.device),
-        )  # fmt: skip
-        try:
-            self.times = search.remembered(key, lambda: search.measure(runs))
-        except RuntimeError as error:
-            raise BackendError(f"cuSPARSELt refuses {conv.describe()}: {error}") from error
-        fastest = min(self.times, key=self.times.__getitem__)
-        self.chosen = next(choice for choice in self.choices if str(choice) == fastest)
-        self._plans = {self.chosen.way: self._plan(self.chosen.way)}  # lets go of the others
+    def choices(self, way: str) -> list[Choice]:
+        """Every algorithm of a way; where results are few, with K cut too."""
+        plans = self._plan(way)
+        few = self.ways[way].problem.rows * self.ways[way].rows < _FEW * _TILE
+        splits = (1, *_SPLITS) if few and plans.last.cuts else (1,)
+        count = min(plan.algorithms for plan in plans if plan is not None)
+        return [Choice(way, Algorithm(n, split)) for n in range(count) for split in splits]
 
-    @cached_property
-    def choices(self) -> list[Choice]:
-        """Every algorithm of every way that can be tried; where results are few, with K cut too."""
-        found = []
-        for way in self.ways.values():
-            few = way.problem.rows * way.rows < _FEW * _TILE
-            splits = (1, *_SPLITS) if few and self._plan(way.name).last.cuts else (1,)
-            for number in range(sound(way.problem, self.device)):
-                found += [Choice(way.name, Algorithm(number, split)) for split in splits]
-        return found
+    def take(self, times: dict[str, float], crashed: Sequence[str]) -> None:
+        """Run by the fastest of the timed choices from now on, and let go of all other ways."""
+        self.times, self.crashed = times, crashed
+        self.chosen = parse(min(times, key=times.__getitem__))
+        self.weights = {self.chosen.way: self.weights[self.chosen.way]}
+        self._plans = {self.chosen.way: self._plan(self.chosen.way)}
 
     def run(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The fused convolution by the chosen algorithm; channels_last in and out."""
@@ -193,13 +181,9 @@ class Layer:
     @property
     def label(self) -> str:
         """A short line for the records: what was chosen, and everything tried with its time."""
-        tried = " ".join(f"{name}:{1e3 * ms:.0f}us" for name, ms in self.times.items())
-        return f"cuSPARSELt {self.chosen}; tried {tried}"
-
-    def _random(self, size: tuple[int, int, int]) -> Tensor:
-        channels, height, width = size
-        x = torch.randn(self.batch, height, width, channels, device=self.bias.device)
-        return x.to(self.dtype).permute(0, 3, 1, 2)
+        tried = " ".join(f"{name}:{1e3 * ms:.1f}us" for name, ms in self.times.items())
+        crashed = f"; crashed {', '.join(self.crashed)}" if self.crashed else ""
+        return f"cuSPARSELt {self.chosen}; tried {tried}{crashed}"
 
 
 def _nhwc(x: Tensor, dtype: torch.dtype) -> Tensor:

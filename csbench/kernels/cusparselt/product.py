@@ -81,19 +81,20 @@ def compress(weight: Tensor) -> Tensor:
 class Plan:
     """The product of one problem with its epilogue, by whichever algorithm a call names.
 
-    The library takes a quarter of a second to make one, and keeps it until the process ends.
+    A plan of the library is for one algorithm: what is set in the selection later does not reach
+    it. So one is made (0.1 ms) whenever another algorithm is named. The selection that they are
+    made from takes 0.2 s, and the library keeps all of them until the process ends.
     """
 
     def __init__(self, problem: Problem, device: int, epilogue: Epilogue | None = None) -> None:
         self.device, self._epilogue = device, epilogue or Epilogue()
         self._operation = _Operation(problem, device, self._epilogue)
-        self._selection, self._plan = opaque(), opaque()
-        self._workspace: dict[Algorithm, int] = {}
+        self._selection = opaque()
         described = self._operation.descriptor
         call("MatmulAlgSelectionInit", handle(device), self._selection, described, c_int(_DEFAULT))
-        call("MatmulPlanInit", handle(device), self._plan, described, self._selection)
+        self._planned: tuple[Algorithm, Opaque, int] | None = None
 
-    @property
+    @functools.cached_property
     def algorithms(self) -> int:
         """How many there are; they are numbered from 0."""
         count = c_int()
@@ -119,25 +120,32 @@ class Plan:
 
         Raises RuntimeError where the library does not have it.
         """
-        size = self.workspace_bytes(algorithm)
+        plan, size = self._made(algorithm)
         workspace = torch.empty(size, dtype=torch.uint8, device=out.device)
         queue, beta = stream(out.device), c_float(0 if added is None else 1)
         call(
-            "Matmul", handle(self.device), self._plan, byref(c_float(1)), pointer(weights),
+            "Matmul", handle(self.device), plan, byref(c_float(1)), pointer(weights),
             pointer(x), byref(beta), pointer(out if added is None else added), pointer(out),
             pointer(workspace), byref(queue), c_int32(1),
         )  # fmt: skip
 
     def workspace_bytes(self, algorithm: Algorithm) -> int:
-        """What an algorithm takes beside its operands; the next product is by that algorithm."""
-        self._set(_ALGORITHM, algorithm.number)
-        if self.cuts:
-            self._set(_SPLIT_K, algorithm.split)
-        if algorithm not in self._workspace:
-            size = c_size_t()
-            call("MatmulGetWorkspace", handle(self.device), self._plan, byref(size))
-            self._workspace[algorithm] = size.value
-        return self._workspace[algorithm]
+        """What an algorithm takes beside its operands."""
+        return self._made(algorithm)[1]
+
+    def _made(self, algorithm: Algorithm) -> tuple[Opaque, int]:
+        """The library's plan for an algorithm, and its workspace."""
+        if self._planned is None or self._planned[0] != algorithm:
+            self._planned = None
+            self._set(_ALGORITHM, algorithm.number)
+            if self.cuts:
+                self._set(_SPLIT_K, algorithm.split)
+            plan, size = opaque(), c_size_t()
+            described = self._operation.descriptor
+            call("MatmulPlanInit", handle(self.device), plan, described, self._selection)
+            call("MatmulGetWorkspace", handle(self.device), plan, byref(size))
+            self._planned = algorithm, plan, size.value
+        return self._planned[1:]
 
     def _set(self, attribute: int, value: int) -> None:
         set_attribute(self.device, "MatmulAlg", self._selection, attribute, c_int(value))

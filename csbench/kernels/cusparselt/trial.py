@@ -1,68 +1,153 @@
-"""Which algorithms of cuSPARSELt can be tried: run once each, in a process that may die of it.
+"""Candidates timed one by one in a process that may die of them.
 
-Some end in an illegal instruction, after which a process can use its GPU no more: version 0.8.0 on
-an H200 in fp16 from number 36 on, while 0 to 35 are right.
+Some of cuSPARSELt's algorithms end in an illegal instruction, after which a process can use its GPU
+no more: version 0.8.0 on an H200 in fp16 from number 36 on, while 0 to 35 are right. So the parent
+hears of each candidate before it runs, and asks for those behind the one that ended a process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from subprocess import PIPE
-
-import torch
+from typing import Any, NamedTuple
 
 from csbench.errors import BackendError
-from csbench.kernels import search
-from csbench.kernels.cusparselt.library import version
-from csbench.kernels.cusparselt.product import Algorithm, Epilogue, Plan, Problem, compress
 
-_TIMEOUT = 120  # seconds
+Run = Callable[[], object]
 
-
-def sound(problem: Problem, device: int) -> int:
-    """How many algorithms can be tried, counted from 0; remembered for all problems like it."""
-    key = ("cusparselt algorithms", version(device), problem.dtype, problem.images > 1)
-    found: int = search.remembered(key, lambda: _survived(problem, device))
-    return found
+_TIMEOUT = 120  # seconds without a word: what hangs is as good as dead
+_MOST = 64  # candidates that may crash before something else must be wrong
+_MAIN = "import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}()"
 
 
-def _survived(problem: Problem, device: int) -> int:
-    given = json.dumps([*problem[:-1], str(problem.dtype).removeprefix("torch."), device])
-    command = [sys.executable, "-m", "csbench.kernels.cusparselt.trial", given]
-    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as child:
-        try:
-            out, errors = child.communicate(timeout=_TIMEOUT)
-        except subprocess.TimeoutExpired:  # one that hangs is as good as dead
-            child.kill()
-            out, errors = child.communicate()
-    count = len(out.split())
-    if not count:
-        why = (errors.strip().splitlines() or ["no message"])[-1]
-        raise BackendError(f"no algorithm of cuSPARSELt could be tried: {why}")
-    return count
+class Lost(Exception):  # noqa: N818 (an end, not an error)
+    """The process can run nothing more."""
 
 
-def main() -> None:
-    """Print the number of every algorithm after it was tried, until one ends the process."""
-    *sizes, dtype, device = json.loads(sys.argv[1])
-    problem = p = Problem._make([*sizes, getattr(torch, dtype)])
-    torch.cuda.set_device(device)
-    torch.set_default_device(f"cuda:{device}")
-    torch.set_default_dtype(p.dtype)
-    kept = torch.tensor([1.0, 0.0]).repeat(p.rows, p.inner // 2)
-    weights, bias = compress(kept * torch.randn(p.rows, p.inner)), torch.randn(p.rows)
-    x = torch.randn(max(p.pixels * p.inner, p.step) * p.images)
-    out = torch.zeros(p.images * p.pixels, p.rows)
-    plan = Plan(problem, device, Epilogue(bias, "relu"))
-    for number in range(plan.algorithms):
-        with contextlib.suppress(RuntimeError):  # one that this problem does not have
-            plan.run(Algorithm(number), weights, x, out, out)
-        torch.cuda.synchronize()
-        print(number, flush=True)
+class Tried(NamedTuple):
+    """Milliseconds of the candidates that ran, and the names of those that ended a process.
+
+    `why` is the last complaint: of one that was refused, or that ended its process.
+    """
+
+    times: dict[str, float]
+    crashed: list[str]
+    why: str
 
 
-if __name__ == "__main__":
-    main()
+class Trials:
+    """A process that calls serve(); it is started when asked and not there.
+
+    `main` is the function to call there: "package.module:function".
+    """
+
+    def __init__(self, main: str) -> None:
+        module, _, function = main.partition(":")
+        code = _MAIN.format(path=sys.path, module=module, function=function)
+        self._command = [sys.executable, "-c", code]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (as long as this)
+
+    def tried(self, request: object, skip: Iterable[str] = ()) -> Tried:
+        """Every candidate of a request (JSON) but those to skip.
+
+        Raises BackendError where the process ends and it is of no candidate.
+        """
+        times: dict[str, float] = {}
+        crashed: list[str] = []
+        done, why = set(skip), ""
+        while len(crashed) < _MOST:
+            before, trying = len(done), None
+            for word, *rest in self._answers([request, sorted(done)]):
+                if word == "end":
+                    return Tried(times, crashed, why)
+                if word == "why":
+                    (why,) = rest
+                    continue
+                trying = rest[0] if word == "try" else None
+                done.add(rest[0])
+                if word == "ms":
+                    times[rest[0]] = rest[1]
+            if trying is not None:
+                crashed.append(trying)
+            elif len(done) == before:
+                break
+        raise BackendError(f"algorithms cannot be tried: {why or self._last_words()}")
+
+    def _answers(self, question: object) -> Iterator[list[Any]]:
+        """What it says until a request is done, or what worked on it has ended."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self._command, stdin=PIPE, stdout=PIPE, stderr=self._log, bufsize=0,
+                start_new_session=True,
+            )  # fmt: skip
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # then it says nothing either
+            stdin.write(json.dumps(question).encode() + b"\n")
+        while select.select([stdout], [], [], _TIMEOUT)[0] and (line := stdout.readline()):
+            word, *rest = json.loads(line)
+            if word == "dead":
+                return
+            yield [word, *rest]
+            if word == "end":
+                return
+        self.end()  # it hangs, or has ended altogether
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "no message"
+
+    def end(self) -> None:
+        """End the process, which otherwise waits for more as long as its parent lives."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.communicate()
+            self._process = None
+
+
+def serve(
+    candidates: Callable[[Any], Mapping[str, Run]], milliseconds: Callable[[Run], float]
+) -> None:
+    """Time what `candidates` makes of each request on standard input, until that ends.
+
+    A candidate that raises RuntimeError is refused. The work is done by a fork; when it dies the
+    next one takes over, which need not load torch again.
+    """
+    out = os.dup(1)
+    os.dup2(2, 1)  # nothing but answers goes to the parent
+
+    def say(*words: object) -> None:
+        os.write(out, json.dumps(words).encode() + b"\n")
+
+    while pid := os.fork():
+        _, status = os.waitpid(pid, 0)
+        if status == 0:
+            return
+        say("dead")
+    try:
+        for line in os.fdopen(0, "rb", buffering=0):
+            request, skip = json.loads(line)
+            wanted = {n: run for n, run in candidates(request).items() if n not in skip}
+            for name, run in wanted.items():
+                say("try", name)
+                try:
+                    say("ms", name, milliseconds(run))
+                except RuntimeError as error:
+                    say("why", str(error).partition("\n")[0])
+                    say("no", name)
+            say("end")
+    except Exception as error:
+        say("why", (str(error).strip().splitlines() or [type(error).__name__])[0])
+        os._exit(1)
+    os._exit(0)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from ctypes import c_void_p
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from csbench.backends.nm import cusparselt_layer
+from csbench.backends.nm import cusparselt_layer, cusparselt_search
 from csbench.backends.nm.cusparselt import NmCusparselt
-from csbench.backends.nm.cusparselt_layer import Layer, matrices, ways
+from csbench.backends.nm.cusparselt_layer import Choice, Layer, Way, matrices, ways
+from csbench.backends.nm.cusparselt_layer import parse as parse_choice
+from csbench.backends.nm.cusparselt_search import choose
 from csbench.core.pattern import parse
+from csbench.errors import BackendError
 from csbench.graph import reference
 from csbench.graph.program import Activation, Conv
 from csbench.kernels import search
-from csbench.kernels.cusparselt import library, windows
+from csbench.kernels.cusparselt import library, product, windows
 from csbench.kernels.cusparselt.product import Algorithm, Epilogue, Problem
+from csbench.kernels.cusparselt.trial import Trials, Tried
 from csbench.kernels.cusparselt.windows import Windows
 from csbench.sparse.patterns import for_spec
 from tests.backends.cases import case, conv
@@ -62,6 +70,8 @@ class Exact:
     def __init__(self, problem: Problem, device: int, epilogue: Epilogue | None = None) -> None:
         self.problem, self.epilogue = problem, epilogue or Epilogue()
 
+    algorithms, cuts = 2, False
+
     def workspace_bytes(self, algorithm: Algorithm) -> int:
         return 0
 
@@ -84,19 +94,52 @@ class Exact:
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers run on a CPU; the second of two algorithms is the fastest."""
+    """Layers run on a CPU."""
     monkeypatch.setattr(cusparselt_layer, "Plan", Exact)
     monkeypatch.setattr(cusparselt_layer, "compress", lambda matrix: matrix)
     monkeypatch.setattr(cusparselt_layer, "side_by_side", side_by_side)
-    monkeypatch.setattr(cusparselt_layer, "sound", lambda problem, device: 2)
+
+
+class InPlace(Trials):
+    """Tries in this process; the second of two algorithms is the fastest, `fatal` ones crash."""
+
+    def __init__(self, fatal: Sequence[str] = ()) -> None:
+        self.fatal, self.asked = fatal, 0
+
+    def tried(self, request: object, skip: Iterable[str] = ()) -> Tried:
+        self.asked += 1
+        runs = cusparselt_search._candidates(json.loads(json.dumps(request)))
+        times = {}
+        for name in sorted(runs.keys() - {*skip, *self.fatal}):
+            out = runs[name]()
+            assert isinstance(out, Tensor) and out.isfinite().all()
+            times[name] = 2.0 if name.endswith("0") else 0.001 * len(name)
+        crashed = [name for name in runs if name in self.fatal and name not in skip]
+        return Tried(times, crashed, "they crash" if crashed else "")
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """A search without a GPU, and what it remembers."""
+    kept: dict[str, object] = {}
+
+    def recall(key: object, compute: Callable[[], object]) -> object:
+        return kept[repr(key)] if repr(key) in kept else kept.setdefault(repr(key), compute())
+
+    monkeypatch.setattr(search, "remembered", recall)
     monkeypatch.setattr(library, "version", lambda device: 0)
-    monkeypatch.setattr(search, "remembered", lambda key, compute: compute())
+    for name in ("set_device", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    real = cusparselt_search._wanted
 
-    def measure(runs: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
-        return {name: (run().numel(), float(name[-1] != "1"))[1] for name, run in runs.items()}
+    def on_a_cpu(made: Layer, way: Way) -> object:
+        request: Any = real(made, way)
+        assert request["case"]["device"] == "cuda:0"
+        request["case"]["device"] = "cpu"
+        return request
 
-    monkeypatch.setattr(search, "measure", measure)
-    monkeypatch.setattr(Exact, "cuts", False, raising=False)
+    monkeypatch.setattr(cusparselt_search, "_wanted", on_a_cpu)
+    return kept
 
 
 LAYERS = {
@@ -125,20 +168,96 @@ def test_every_way_is_the_convolution(name: str, residual: bool, activation: Act
     sizes = [conv.input_size, *([conv.output_size] if residual else [])]
     inputs = [torch.randn(2, *size) for size in sizes]
     expected = reference.convolution(conv, *inputs)
-    for choice in made.choices:
+    for choice in itertools.chain(*map(made.choices, made.ways)):
         got = made.run_with(choice, *(x.clone() for x in inputs))
         assert reference.relative_error(got, expected) < 1e-6, str(choice)
 
 
-@pytest.mark.usefixtures("exact")
-def test_the_fastest_is_kept_and_all_are_told() -> None:
-    made = Layer(LAYERS["3x3"][0], case(dtype="tf32", batch=2))
-    made.choose()
-    assert str(made.chosen) == "explicit 1"
-    tried = "tried explicit 0:1000us explicit 1:0us by rows 0:1000us by rows 1:0us"
-    assert made.label == f"cuSPARSELt explicit 1; {tried}"
+@pytest.mark.usefixtures("exact", "remembered")
+@pytest.mark.parametrize("residual", [False, True])
+def test_the_fastest_is_kept_and_all_are_told(residual: bool) -> None:
+    conv = dataclasses.replace(LAYERS["3x3"][0], residual=residual)
+    made = Layer(conv, case(dtype="tf32", batch=2))
+    choose(made, InPlace())
+    assert str(made.chosen) == "by rows 1"
+    tried = "tried explicit 0:2000.0us explicit 1:10.0us by rows 0:2000.0us by rows 1:9.0us"
+    assert made.label == f"cuSPARSELt by rows 1; {tried}"
+    assert list(made.weights) == ["by rows"]
     assert made.bytes == 4 * (48 * 32 * 9 + 48)
-    assert made.workspace_bytes == 4 * 2 * 4 * 6 * 9 * 32  # a window of 9 for each pixel
+    assert made.workspace_bytes == 4 * 2 * (4 + 2) * 6 * 3 * 32  # 3 taps for each padded pixel
+
+
+@pytest.mark.usefixtures("exact")
+def test_what_crashes_is_told_and_not_tried_on_other_layers(remembered: dict[str, object]) -> None:
+    fatal = ["explicit 1", "by rows 0"]
+    trials = InPlace(fatal)
+    for name in ("3x3", "3x3 dilated"):
+        made = Layer(LAYERS[name][0], case(dtype="tf32", batch=2))
+        choose(made, trials)
+        assert made.crashed == fatal
+        assert made.label.endswith("by rows 1:9.0us; crashed explicit 1, by rows 0")
+    assert trials.asked == 4 + 2  # of each way what crashes, then for each layer
+    choose(Layer(LAYERS["3x3"][0], case(dtype="tf32", batch=2)), trials)
+    assert trials.asked == 4 + 2
+    assert len(remembered) == 2 + 2
+
+
+@pytest.mark.usefixtures("exact", "remembered")
+def test_a_layer_of_which_nothing_runs_says_why() -> None:
+    made = Layer(LAYERS["1x1"][0], case(dtype="tf32", batch=2))
+    with pytest.raises(BackendError, match=r"cuSPARSELt refuses .* on 4x4: 2 algorithms crash"):
+        choose(made, InPlace(["direct 0", "direct 1"]))
+
+
+@pytest.mark.parametrize(
+    "choice", [Choice("by rows", Algorithm(12, 4)), Choice("direct", Algorithm(3))]
+)
+def test_choices_are_read_back(choice: Choice) -> None:
+    assert parse_choice(str(choice)) == choice
+
+
+class Library:
+    """Notes what the library is asked for; its workspace is ten bytes an algorithm."""
+
+    def __init__(self) -> None:
+        self.algorithm = 0
+        self.made: list[int] = []
+        self.products: list[int] = []
+        self.plans: dict[int, int] = {}  # by the address of a plan, what it is for
+
+    def call(self, name: str, *arguments: Any) -> None:
+        if name == "MatmulPlanInit":
+            self.made.append(self.algorithm)
+            self.plans[id(arguments[1])] = self.algorithm
+        if name == "MatmulGetWorkspace":
+            arguments[2]._obj.value = 10 * self.algorithm
+        if name == "Matmul":
+            self.products.append(self.plans[id(arguments[1])])
+
+    def set_attribute(
+        self, device: int, kind: str, target: Any, attribute: int, value: Any
+    ) -> None:
+        if kind == "MatmulAlg" and attribute == product._SPLIT_K:
+            raise RuntimeError("invalid value")
+        if kind == "MatmulAlg":
+            self.algorithm = value.value
+
+
+def test_a_plan_is_made_for_each_algorithm_after_it_was_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = Library()
+    for name in ("call", "set_attribute"):
+        monkeypatch.setattr(product, name, getattr(fake, name))
+    monkeypatch.setattr(product, "handle", lambda device: None)
+    monkeypatch.setattr(product, "stream", lambda device: c_void_p())
+    plan = product.Plan(Problem(16, 16, 8, 1, 0, torch.float16), 0)
+    x = torch.zeros(8, 16)
+    for number in (3, 3, 5, 3):
+        plan.run(Algorithm(number), x, x, x)
+        assert plan.workspace_bytes(Algorithm(number)) == 10 * number
+    assert fake.made == [3, 5, 3]
+    assert fake.products == [3, 3, 5, 3]
 
 
 def test_matrices_keep_the_pattern_of_the_layer() -> None:
