@@ -26,7 +26,7 @@ _PREPARING = 5.0  # seconds to build, lower and check a case, for the estimate a
 
 
 def settings(measuring: dict[str, Any], stop: StopRule, seed: int = 0) -> Settings:
-    """Settings from the options of csbench.cli.options.measuring, over a suite's stop rule."""
+    """Settings from the options of csbench.cli.options, over a suite's stop rule."""
     given = {name: value for name, value in measuring.items() if value is not None}
     if "max_time" in given and "min_time" not in given:
         given["min_time"] = min(stop.min_time, given["max_time"])

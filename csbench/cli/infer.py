@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from csbench.cli.options import Axis, measuring, output
+from csbench.cli.options import Axis, inference, measuring, output
 
 
 @click.command()
@@ -40,10 +40,11 @@ from csbench.cli.options import Axis, measuring, output
 @click.option("--per-layer", is_flag=True, help="Also a row for each distinct convolution.")
 @click.option("--seed", type=Axis("seed"), metavar="N", help="Of weights, inputs and order [0].")
 @measuring
+@inference
 @output
 def command(
     per_layer: bool, checkpoint: tuple[str, ...], measuring: dict[str, Any],
-    output: dict[str, Any], **axes: Any,
+    inference: dict[str, Any], output: dict[str, Any], **axes: Any,
 ) -> int:  # fmt: skip
     """Time a sparse network against the strongest dense version of it.
 
@@ -65,4 +66,5 @@ def command(
     sweep = Sweep(
         checkpoint=checkpoint, task=("infer", "layer") if per_layer else ("infer",), **given
     )
-    return execute([sweep], settings(measuring, StopRule(), sweep.seed[0]), output)
+    how = settings(measuring | inference, StopRule(), sweep.seed[0])
+    return execute([sweep], how, output)

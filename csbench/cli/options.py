@@ -25,11 +25,6 @@ def measuring(command: F) -> F:
         click.option(
             "-r", "--runs", type=click.IntRange(1), metavar="N", help="Exactly N pairs of samples."
         ),
-        click.option(
-            "--copies", type=click.IntRange(1), metavar="N",
-            help="Copies of each network, at addresses of their own, that are sampled in turn "
-            "[8 on a CPU, 3 on a GPU, fewer where time or memory runs out].",
-        ),
         click.option("--min-time", type=float, metavar="S", help="Seconds a case at least [1]."),
         click.option("--max-time", type=float, metavar="S", help="Seconds a case at most [15]."),
         click.option(
@@ -37,16 +32,27 @@ def measuring(command: F) -> F:
             help="Stop when the interval's half-width is below this: 1% or 0.01 [1%].",
         ),
         click.option("--timeout", type=float, metavar="S", help="Kill a case after this [600]."),
+        click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads."),
+    )  # fmt: skip
+    names = ("warmup", "runs", "min_time", "max_time", "max_noise", "timeout", "threads")
+    return _gathered(command, options, "measuring", names)
+
+
+def inference(command: F) -> F:
+    """What only inference has of it; given to the command as the dict `inference`."""
+    options = (
+        click.option(
+            "--copies", type=click.IntRange(1), metavar="N",
+            help="Copies of each network, at addresses of their own, that are sampled in turn "
+            "[8 on a CPU, 3 on a GPU, fewer where time or memory runs out].",
+        ),
         click.option("--rtol", type=Fraction(), metavar="E", help="Allowed relative error."),
         click.option(
             "--cache", type=click.Choice(["cold", "warm"]),
             help="By default warm for networks, cold for layers.",
         ),
-        click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads."),
     )  # fmt: skip
-    names = ("warmup", "runs", "copies", "min_time", "max_time", "max_noise", "timeout",
-             "rtol", "cache", "threads")  # fmt: skip
-    return _gathered(command, options, "measuring", names)
+    return _gathered(command, options, "inference", ("copies", "rtol", "cache"))
 
 
 def output(command: F) -> F:

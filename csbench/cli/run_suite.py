@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from csbench.cli.options import measuring, output
+from csbench.cli.options import inference, measuring, output
 from csbench.errors import UsageError
 
 
@@ -19,10 +19,12 @@ from csbench.errors import UsageError
     help="GPUs that share the cases, one worker process each; they share power and host too.",
 )
 @measuring
+@inference
 @output
 def command(
-    suite: str, devices: str | None, measuring: dict[str, Any], output: dict[str, Any]
-) -> int:
+    suite: str, devices: str | None, measuring: dict[str, Any], inference: dict[str, Any],
+    output: dict[str, Any],
+) -> int:  # fmt: skip
     """Measure SUITE: one of smoke, table11, resnet50, ..., or a TOML file.
 
     \b
@@ -36,7 +38,7 @@ def command(
     from csbench.core.suite import load
 
     read, gpus = load(_path(suite)), _gpus(devices)
-    how = settings(measuring, read.stop)
+    how = settings(measuring | inference, read.stop)
     training = [sweep for sweep in read.sweeps if "train-step" in sweep.task]
     others = [sweep for sweep in read.sweeps if sweep not in training]
     code = execute(others, how, output, gpus) if others else 0

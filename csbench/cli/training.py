@@ -32,7 +32,7 @@ def execute(asked: dict[str, Any], measuring: dict[str, Any], output: dict[str, 
     from csbench.cli.execute import settings
     from csbench.training.plan import Asked, plan
 
-    how = settings({k: v for k, v in measuring.items() if k not in ("rtol", "cache")}, STOP)
+    how = settings(measuring, STOP)
     lists = ("batch", "input", "sparsity")
     own = {k: v for k, v in asked.items() if k in Asked._fields and k not in lists}
     size = None if asked["input"] is None else asked["input"][0]
