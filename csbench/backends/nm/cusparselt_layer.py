@@ -1,15 +1,11 @@
-"""One convolution by cuSPARSELt: the ways to make products of it, by any algorithm.
-
-- `direct`: a 1x1 layer, whose NHWC activations are the matrix already;
-- `explicit`: each pixel's window side by side in memory (im2col), one product;
-- `by rows`: the taps of one kernel row side by side for every row of the padded image, and one
-  product for each kernel row, added up in the result: a third of the memory for a 3x3 layer.
+"""One convolution by cuSPARSELt, in any way and by any algorithm.
 
 Bias, residual and ReLU stand in the last product's epilogue.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,61 +13,14 @@ import torch
 from torch import Tensor
 
 from csbench.backends.base import TORCH_DTYPE
+from csbench.backends.nm.cusparselt_ways import matrices, ways
 from csbench.core.case import Case
 from csbench.graph.program import Conv
 from csbench.kernels.cusparselt.product import Algorithm, Epilogue, Plan, Problem, compress
-from csbench.kernels.cusparselt.windows import Windows, side_by_side
+from csbench.kernels.cusparselt.windows import side_by_side
 
-PIXELS = 8  # the matrices' pixels come in multiples of it
 _TILE, _FEW = 128 * 128, 66  # with fewer results than so many such tiles K is cut as well
 _SPLITS = (2, 4, 8)
-
-
-class Way(NamedTuple):
-    """How a layer becomes products: what is laid side by side, and how many products add up."""
-
-    name: str
-    windows: Windows | None  # None: the activations are the matrix
-    products: int
-    problem: Problem
-    next: int  # numbers from one product's matrix to the next one's
-
-    @property
-    def rows(self) -> int:
-        """Pixels of the result, its padding included."""
-        return self.problem.pixels * self.problem.images
-
-
-def ways(conv: Conv, batch: int, dtype: torch.dtype) -> list[Way]:
-    """The ways that this layer has."""
-    (cin, _, _), (cout, height, width) = conv.input_size, conv.output_size
-    _, _, kh, kw = conv.weight.shape
-    pixels = batch * height * width
-    padded = -(-pixels // PIXELS) * PIXELS
-
-    def whole(inner: int) -> Problem:
-        return Problem(cout, inner, padded, 1, 0, dtype)
-
-    point = (kh, kw) == conv.stride == (1, 1) and conv.padding == (0, 0)
-    if point and pixels == padded:
-        return [Way("direct", None, 1, whole(cin), 0)]
-    window = Windows((kh, kw), (height, width), conv.stride, conv.padding, conv.dilation, padded)
-    found = [Way("explicit", window, 1, whole(kh * kw * cin), 0)]
-    if kh > 1 and conv.stride[0] == 1 and height * width % PIXELS == 0:
-        rows = height + (kh - 1) * conv.dilation[0]
-        line = Windows(
-            (1, kw), (rows, width), conv.stride, conv.padding, conv.dilation, batch * rows * width
-        )
-        inner = kw * cin
-        problem = Problem(cout, inner, height * width, batch, rows * width * inner, dtype)
-        found.append(Way("by rows", line, kh, problem, conv.dilation[0] * width * inner))
-    return found
-
-
-def matrices(conv: Conv, way: Way) -> list[Tensor]:
-    """The weights of each product: [Cout, taps of its kernel rows x Cin]."""
-    by_tap = conv.weight.to(way.problem.dtype).permute(0, 2, 3, 1)
-    return [part.flatten(1).contiguous() for part in by_tap.chunk(way.products, 1)]
 
 
 class Choice(NamedTuple):
@@ -97,6 +46,30 @@ class _Plans(NamedTuple):
 
     first: Plan | None
     last: Plan
+
+
+class _Last:
+    """An epilogue, equal to others with the same numbers."""
+
+    def __init__(self, bias: Tensor, activation: str) -> None:
+        self.bias, self.activation = bias, activation
+        self._content = (tuple(bias.tolist()), activation)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Last) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+
+@functools.cache
+def _plan_of(problem: Problem, device: torch.device, last: _Last | None = None) -> Plan:
+    """A plan, the same one for copies of a layer: it takes 0.2 s to make."""
+    index = device.index or 0
+    if last is None:
+        return Plan(problem, index)
+    bias = last.bias.to(device, problem.dtype)
+    return Plan(problem, index, Epilogue(bias, last.activation))
 
 
 class Layer:
@@ -159,9 +132,9 @@ class Layer:
 
     def _plan(self, name: str) -> _Plans:
         if name not in self._plans:
-            way, epilogue = self.ways[name], Epilogue(self.bias, self.conv.activation)
-            first = Plan(way.problem, self.device) if way.products > 1 else None
-            self._plans[name] = _Plans(first, Plan(way.problem, self.device, epilogue))
+            way, last = self.ways[name], _Last(self.conv.bias, self.conv.activation)
+            first = _plan_of(way.problem, self.bias.device) if way.products > 1 else None
+            self._plans[name] = _Plans(first, _plan_of(way.problem, self.bias.device, last))
         return self._plans[name]
 
     @property

@@ -12,7 +12,8 @@ import torch
 from msgspec.structs import replace
 
 from csbench.backends.base import TORCH_DTYPE
-from csbench.backends.nm.cusparselt_layer import Layer, Way
+from csbench.backends.nm.cusparselt_layer import Layer
+from csbench.backends.nm.cusparselt_ways import Way
 from csbench.core.case import Case
 from csbench.errors import BackendError
 from csbench.graph.program import Activation, Conv

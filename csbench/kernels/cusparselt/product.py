@@ -81,9 +81,9 @@ def compress(weight: Tensor) -> Tensor:
 class Plan:
     """The product of one problem with its epilogue, by whichever algorithm a call names.
 
-    A plan of the library is for one algorithm: what is set in the selection later does not reach
-    it. So one is made (0.1 ms) whenever another algorithm is named. The selection that they are
-    made from takes 0.2 s, and the library keeps all of them until the process ends.
+    A plan of the library is for the algorithm that its selection names at that moment: what is
+    set later does not reach it. So one is made for each algorithm, in 0.1 ms. The selection takes
+    0.2 s, and the library keeps all of them until the process ends.
     """
 
     def __init__(self, problem: Problem, device: int, epilogue: Epilogue | None = None) -> None:
@@ -92,7 +92,8 @@ class Plan:
         self._selection = opaque()
         described = self._operation.descriptor
         call("MatmulAlgSelectionInit", handle(device), self._selection, described, c_int(_DEFAULT))
-        self._planned: tuple[Algorithm, Opaque, int] | None = None
+        self._selected: Algorithm | None = None
+        self._plans: dict[Algorithm, tuple[Opaque, int]] = {}
 
     @functools.cached_property
     def algorithms(self) -> int:
@@ -135,17 +136,18 @@ class Plan:
 
     def _made(self, algorithm: Algorithm) -> tuple[Opaque, int]:
         """The library's plan for an algorithm, and its workspace."""
-        if self._planned is None or self._planned[0] != algorithm:
-            self._planned = None
+        if algorithm != self._selected:
             self._set(_ALGORITHM, algorithm.number)
             if self.cuts:
                 self._set(_SPLIT_K, algorithm.split)
+            self._selected = algorithm
+        if algorithm not in self._plans:
             plan, size = opaque(), c_size_t()
             described = self._operation.descriptor
             call("MatmulPlanInit", handle(self.device), plan, described, self._selection)
             call("MatmulGetWorkspace", handle(self.device), plan, byref(size))
-            self._planned = algorithm, plan, size.value
-        return self._planned[1:]
+            self._plans[algorithm] = plan, size.value
+        return self._plans[algorithm]
 
     def _set(self, attribute: int, value: int) -> None:
         set_attribute(self.device, "MatmulAlg", self._selection, attribute, c_int(value))

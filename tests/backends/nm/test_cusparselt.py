@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import c_void_p
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from csbench.backends.nm import cusparselt_layer, cusparselt_search
 from csbench.backends.nm.cusparselt import NmCusparselt
-from csbench.backends.nm.cusparselt_layer import Choice, Layer, Way, matrices, ways
+from csbench.backends.nm.cusparselt_layer import Choice, Layer
 from csbench.backends.nm.cusparselt_layer import parse as parse_choice
 from csbench.backends.nm.cusparselt_search import choose
+from csbench.backends.nm.cusparselt_ways import Way, matrices, ways
 from csbench.core.pattern import parse
 from csbench.errors import BackendError
 from csbench.graph import reference
@@ -93,11 +94,14 @@ class Exact:
 
 
 @pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Layers run on a CPU."""
+    cusparselt_layer._plan_of.cache_clear()
     monkeypatch.setattr(cusparselt_layer, "Plan", Exact)
     monkeypatch.setattr(cusparselt_layer, "compress", lambda matrix: matrix)
     monkeypatch.setattr(cusparselt_layer, "side_by_side", side_by_side)
+    yield
+    cusparselt_layer._plan_of.cache_clear()
 
 
 class InPlace(Trials):
@@ -202,6 +206,16 @@ def test_what_crashes_is_told_and_not_tried_on_other_layers(remembered: dict[str
     assert len(remembered) == 2 + 2
 
 
+@pytest.mark.usefixtures("exact")
+def test_copies_of_a_layer_share_plans_and_other_layers_do_not() -> None:
+    conv = LAYERS["3x3"][0]
+    other = dataclasses.replace(conv, bias=conv.bias + 1)
+    copies = [Layer(c, case(dtype="tf32", batch=2)) for c in (conv, conv, other)]
+    one, copy, different = (layer._plan("by rows") for layer in copies)
+    assert one.last is copy.last is not different.last
+    assert one.first is copy.first is different.first
+
+
 @pytest.mark.usefixtures("exact", "remembered")
 def test_a_layer_of_which_nothing_runs_says_why() -> None:
     made = Layer(LAYERS["1x1"][0], case(dtype="tf32", batch=2))
@@ -232,6 +246,7 @@ class Library:
         if name == "MatmulGetWorkspace":
             arguments[2]._obj.value = 10 * self.algorithm
         if name == "Matmul":
+            assert self.algorithm == self.plans[id(arguments[1])]
             self.products.append(self.plans[id(arguments[1])])
 
     def set_attribute(
@@ -256,7 +271,7 @@ def test_a_plan_is_made_for_each_algorithm_after_it_was_chosen(
     for number in (3, 3, 5, 3):
         plan.run(Algorithm(number), x, x, x)
         assert plan.workspace_bytes(Algorithm(number)) == 10 * number
-    assert fake.made == [3, 5, 3]
+    assert fake.made == [3, 5]
     assert fake.products == [3, 3, 5, 3]
 
 
