@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from csbench.backends.base import Backend
-from csbench.bench import copies, environment, limits
-from csbench.bench.baseline import Baseline, Baselines
+from csbench.bench import environment, limits
+from csbench.bench.baseline import Baselines
 from csbench.bench.capture import Replay
 from csbench.bench.check import Gate
 from csbench.bench.clocks import Clock, CudaClock, HostClock
+from csbench.bench.contest import Contest, insist_on_sparse
 from csbench.bench.draft import Draft, Outcome
 from csbench.bench.energy import EnergyMeter
 from csbench.bench.flush import flusher
-from csbench.bench.memory import in_use, peak_of
+from csbench.bench.memory import in_use, out_of_memory, peak_of
 from csbench.bench.messages import Settings
 from csbench.bench.network import runs_sparse
 from csbench.bench.nvml import Reading, Watch, summary, throttled
 from csbench.bench.plan import plan
-from csbench.bench.sampling import Pairs, remembers, sample_pairs
-from csbench.bench.subject import Lowered, Subject
+from csbench.bench.sampling import Pairs, sample_pairs
+from csbench.bench.subject import Subject
 from csbench.bench.support import able, family
 from csbench.bench.weights import Library, Weights
 from csbench.core.axes import Sweep
 from csbench.core.case import Case
-from csbench.core.record import LayerReport, Measurement, Record, Status
+from csbench.core.record import Measurement, Record, Status
 from csbench.core.statistics import median
 from csbench.errors import CsbenchError, PatternError, UsageError
 
@@ -44,17 +41,6 @@ class Report(Protocol):
     """Where the work stands, for the parent."""
 
     def __call__(self, phase: str, share: float = 0.0, half_width: float | None = None) -> None: ...
-
-
-@dataclass(frozen=True, eq=False)
-class _Contest:
-    """A lowered subject and what it is compared with."""
-
-    subject: Subject
-    backend: Backend
-    lowered: Lowered
-    baseline: Baseline
-    clock: Clock
 
 
 class Bench:
@@ -95,7 +81,7 @@ class Bench:
             draft.fail(*_failure(error))
         return draft.record()
 
-    def _prepare(self, draft: Draft, report: Report) -> _Contest:
+    def _prepare(self, draft: Draft, report: Report) -> Contest:
         """Everything that comes before the first sample and is part of no sample."""
         case, settings = draft.case, draft.settings
         backend = able(case)
@@ -112,19 +98,19 @@ class Bench:
         draft.env["ceilings"] = known = limits.ceilings(case.device, self.env)
         draft.layers = subject.with_floors(lowered.layers, known)
         if runs_sparse(backend, family(case)) and case.sparsity > 0:
-            _insist_on_sparse(backend, draft.layers, subject)
+            insist_on_sparse(backend, draft.layers, subject)
         inputs = subject.reference.inputs(settings.seed)
         draft.peak_bytes = peak_of(lambda: lowered.run(*inputs), case.device, before)
-        return _Contest(subject, backend, lowered, baseline, clock)
+        return Contest(subject, backend, lowered, baseline, clock)
 
-    def _compete(self, draft: Draft, contest: _Contest, report: Report) -> None:
+    def _compete(self, draft: Draft, contest: Contest, report: Report) -> None:
         """Prove the output, sample both in turn, and prove it again."""
         seed, baseline = draft.settings.seed, contest.baseline
         report("checking")
         gate = Gate(contest.subject.reference, draft.settings.rtol)
-        runs = [_proved(draft, contest, gate, contest.lowered)]
+        runs = [contest.proved(draft, gate, contest.lowered)]
         report("making copies")
-        _copy(draft, contest, gate, runs)
+        contest.copy(draft, gate, runs)
         replay = runs[0]
 
         report("sampling")
@@ -133,7 +119,7 @@ class Bench:
         clocks["end"] = environment.clocks(self._nvml)
         self._weigh(draft, contest, replay, pairs)
         report("checking again")
-        _insist_on_work(replay, contest.subject, contest.clock, seed)
+        contest.insist_on_work(replay, seed)
         for run in runs:
             draft.checked(gate.fresh(run.fresh, seed + 1))
 
@@ -154,7 +140,7 @@ class Bench:
         self._judge(draft, pairs)
 
     def _sample(
-        self, draft: Draft, contest: _Contest, runs: Sequence[Replay], report: Report
+        self, draft: Draft, contest: Contest, runs: Sequence[Replay], report: Report
     ) -> tuple[Pairs, Sequence[Reading]]:
         def progress(share: float, half_width: float) -> None:
             known = half_width if half_width < _UNKNOWN_NOISE else None
@@ -168,7 +154,7 @@ class Bench:
             )  # fmt: skip
         return pairs, watch.readings if watch else ()
 
-    def _weigh(self, draft: Draft, contest: _Contest, replay: Replay, pairs: Pairs) -> None:
+    def _weigh(self, draft: Draft, contest: Contest, replay: Replay, pairs: Pairs) -> None:
         """Joules for one image of both, where the GPU counts them.
 
         With cold caches they would be mostly those of what empties the caches.
@@ -196,28 +182,6 @@ class Bench:
         draft.judge(pairs, known)
 
 
-def _proved(draft: Draft, contest: _Contest, gate: Gate, lowered: Lowered) -> Replay:
-    """What is timed of a lowered subject; raises Outcome("wrong") where its output is."""
-    seed = draft.settings.seed
-    draft.checked(gate.poisoned(lambda x: lowered.run(*x), seed))
-    replay = contest.subject.replay(lowered, seed)
-    draft.checked(gate.fresh(replay.fresh, seed))
-    return replay
-
-
-def _copy(draft: Draft, contest: _Contest, gate: Gate, runs: list[Replay]) -> None:
-    """More copies of the baseline, which later cases share, and as many of the subject."""
-    stop, baseline = draft.settings.stop, contest.baseline
-    wanted = copies.wanted(stop, draft.case.device)
-    copies.grow(baseline.copies, baseline.again, wanted, stop.max_time)
-
-    def again() -> Replay:
-        lowered = contest.subject.lower(contest.backend, baseline.backend, draft.case)
-        return _proved(draft, contest, gate, lowered)
-
-    copies.grow(runs, again, min(wanted, len(baseline.copies)), stop.max_time)
-
-
 def _usable(device: str) -> str:
     """ "cpu" or "cuda"; raises UsageError where torch has no such device."""
     cuda = torch.cuda.is_available()
@@ -239,28 +203,6 @@ def _weights(library: Library, case: Case) -> Weights:
         raise Outcome("unsupported", str(error)) from None
 
 
-def _insist_on_sparse(backend: Backend, layers: Sequence[LayerReport], subject: Subject) -> None:
-    """A sparse backend that ran no layer sparsely has nothing to show."""
-    if any(layer.ran == "sparse" for layer in layers):
-        return
-    carrying = {conv.name for conv in subject.convolutions if conv.pattern is not None}
-    reasons = Counter(layer.reason for layer in layers if layer.name in carrying)
-    usual = reasons.most_common(1)[0][0] if reasons else "no layer carries the pattern"
-    raise Outcome("unsupported", f"{backend.name} ran no layer sparse: {usual}")
-
-
-def _insist_on_work(run: Replay, subject: Subject, clock: Clock, seed: int) -> None:
-    """A run that looks up what it once computed was not timed; raises Outcome("wrong").
-
-    A graph cannot look anything up: it does the same work whatever its inputs hold.
-    """
-    seeds = itertools.count(seed + 2000)
-    if run.mode == "eager" and remembers(
-        clock, run, lambda: run.renew(subject.reference.inputs(next(seeds)))
-    ):
-        raise Outcome("wrong", "results are remembered: new inputs take far longer than seen ones")
-
-
 def _clock(case: Case, cache: str) -> Clock:
     flush = flusher(case.device) if cache == "cold" else None
     return CudaClock(flush) if case.device == "cuda" else HostClock(flush)
@@ -269,6 +211,6 @@ def _clock(case: Case, cache: str) -> Clock:
 def _failure(error: Exception) -> tuple[Status, str]:
     """What an exception makes of a case."""
     line = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate" in line:
+    if out_of_memory(error):
         return "oom", line or "out of memory"
     return "error", line if isinstance(error, CsbenchError) else f"{type(error).__name__}: {line}"
