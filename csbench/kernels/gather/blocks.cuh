@@ -12,19 +12,29 @@ struct Ring {
   }
 };
 
+// A number that the host knows; n / by for n from 0 to 2^31 - 1 without a division.
+struct Divisor {
+  int by;
+  u32 factor;
+  int shift;
+  __device__ __forceinline__ int of(int n) const {
+    return int(static_cast<unsigned long long>(u32(n)) * factor >> shift);
+  }
+};
+
 // ---- columns: blocks of 64 are counted along four dimensions, the last one without bound
-__device__ __forceinline__ void split_block(const int (&blocks)[3], int block, int (&i)[4]) {
+__device__ __forceinline__ void split_block(const Divisor (&blocks)[3], int block, int (&i)[4]) {
 #pragma unroll
   for (int d = 0; d < 3; ++d) {
-    const int rest = block / blocks[d];
-    i[d] = block - rest * blocks[d];
+    const int rest = blocks[d].of(block);
+    i[d] = block - rest * blocks[d].by;
     block = rest;
   }
   i[3] = block;
 }
 
 // Coordinates, in the input, of the first column of a block.
-__device__ __forceinline__ void first_column(const int (&blocks)[3], const int (&step)[4],
+__device__ __forceinline__ void first_column(const Divisor (&blocks)[3], const int (&step)[4],
                                              int block, int (&x)[4]) {
   split_block(blocks, block, x);
 #pragma unroll
@@ -32,7 +42,8 @@ __device__ __forceinline__ void first_column(const int (&blocks)[3], const int (
 }
 
 // Where eight neighbouring columns are stored: elements from the channel's first; -1 outside.
-__device__ __forceinline__ int place_of(const int (&blocks)[3], const int (&box)[4],
+// `bits` are the binary logarithms of a box's columns; the first dimension has eight in a chunk.
+__device__ __forceinline__ int place_of(const Divisor (&blocks)[3], const int (&bits)[4],
                                         const int (&size)[4], const int (&stride)[4], int block,
                                         int chunk) {
   int i[4], place = 0;
@@ -40,10 +51,10 @@ __device__ __forceinline__ int place_of(const int (&blocks)[3], const int (&box)
   split_block(blocks, block, i);
 #pragma unroll
   for (int d = 0; d < 4; ++d) {
-    const int width = d ? box[d] : box[0] / 8;  // in chunks, of which the first dimension has eight
-    const int within = chunk % width;
-    chunk /= width;
-    const int o = i[d] * box[d] + (d ? within : within * 8);
+    const int chunks = d ? bits[d] : bits[d] - 3;
+    const int within = chunk & ((1 << chunks) - 1);
+    chunk >>= chunks;
+    const int o = (i[d] << bits[d]) + (d ? within : within * 8);
     inside &= o < size[d];
     place += o * stride[d];
   }

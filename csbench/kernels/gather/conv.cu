@@ -21,18 +21,10 @@
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), PROMOTE (k-steps between
 // additions outside the tensor core, which rounds toward zero; 0: never), BLOCKS (a processor),
-// AHEAD (records on their way while one is multiplied, 1 or 2).
+// AHEAD (records on their way while one is multiplied, 1 to 3).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
 #include "gather/multiply.cuh"
-
-__device__ __forceinline__ void locate(int (&places)[kHalves], const Shape& s, const Me& me,
-                                       int tile) {
-#pragma unroll
-  for (int half = 0; half < kHalves; ++half)
-    places[half] = place_of(s.blocks, s.box, s.size, s.out_stride,
-                            tile / s.row_blocks * kBlocks + me.along * kHalves + half, me.lane % 8);
-}
 
 // Every tile of this warp. A tile's residual is on its way while the tile before is multiplied.
 template <class Refill>
@@ -40,19 +32,12 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
                                         Reader& reader, const Refill& refill) {
   Ring ring;
   ring.advance(me.part, s.slots);
-  const int stride = gridDim.x / s.ranks;
-  int tile = blockIdx.x / s.ranks;
+  const int stride = gridDim.x / s.blocks_along_k();
+  int tile = blockIdx.x / s.blocks_along_k();
   u32 scratch = me.scratch, other = me.scratch + s.scratch_step;
-  int places[kHalves];
-  locate(places, s, me, tile);
-  if (p.residual) fetch_residual(p, s, me, scratch, places), close_copies();
+  if (p.residual) fetch_residual(p, s, me, scratch, tile);
   for (; tile < s.tiles; tile += stride) {
-    int next[kHalves];
-    if (tile + stride < s.tiles) locate(next, s, me, tile + stride);
-    if (p.residual) {
-      if (tile + stride < s.tiles) fetch_residual(p, s, me, other, next);
-      close_copies();
-    }
+    if (p.residual) fetch_residual(p, s, me, other, tile + stride);
     float sum[kM][kN][4];
     accumulate(sum, reader, ring, p, s, me, refill);
     if (p.residual) await_copies<1>();
@@ -62,11 +47,9 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
 #else
     finish_all(sum, p, s, me, scratch);
 #endif
-    store(p, s, me, scratch, places);
+    store(p, s, me, scratch, tile);
     const u32 done = scratch;
     scratch = other, other = done;
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half) places[half] = next[half];
   }
 }
 
@@ -81,7 +64,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   me.ring = (address_in_shared(dynamic_shared_memory()) + 1023) & ~1023u;
   me.scratch = me.ring + s.scratch + (me.along * kGroups + me.group) * kHalves * kScratchHalf;
   // Groups past the last unit do its work once more, and store nothing.
-  const int unit = blockIdx.x / s.ranks % s.row_blocks * kGroups + me.group;
+  const int block = blockIdx.x / s.blocks_along_k();
+  const int unit = (block - s.row_blocks.of(block) * s.row_blocks.by) * kGroups + me.group;
   me.unit = min(unit, s.units - 1);
   me.channel = me.lane < kUnit && unit < s.units ? __ldg(p.rows + unit * kUnit + me.lane) : -1;
   if (me.channel > 0) me.channel *= s.channel;
@@ -95,14 +79,16 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   }
   __syncthreads();
 #if GATHER_SPLIT
+  let_successor_start();  // it reads its weights meanwhile; small layers leave it room
   if (warp == kWarps) {
     await_predecessor();
-    Feeder feeder(s, me);
+    Feeder feeder(p.boxes, s, me);
     while (feeder.feed(&high, &low, p.boxes, s, me)) continue;
     if (s.ranks > 1) cluster_sync();
   } else {
     Reader reader(p, s, me);
     await_predecessor();
+    keep_factors(p, s, me);
     consume(p, s, me, reader, [] {});
   }
   // Nobody leaves while another block may read its sums.
@@ -111,9 +97,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
   await_predecessor();
-  Feeder feeder(s, me);
+  Feeder feeder(p.boxes, s, me);
   if (warp == 0)
     for (int slot = 1; slot < s.slots; ++slot) feeder.feed(&high, &low, p.boxes, s, me);
+  keep_factors(p, s, me);
   consume(p, s, me, reader, [&] {
     if (warp == 0) feeder.feed(&high, &low, p.boxes, s, me);
   });

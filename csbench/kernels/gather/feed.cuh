@@ -12,13 +12,19 @@ __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x
 #endif
 }
 
+// With 255 registers a thread a box is looked up a turn before it is copied.
+constexpr bool kLookAhead = kThreads * GATHER_BLOCKS <= 9 * 32;
+
 struct Feeder {
   int tile, turn;  // turns go through the parts, then through their stages
   Ring ring;
+  int4 next;  // this lane's box of the turn
 
-  __device__ __forceinline__ Feeder(const Shape& s, const Me& me) {
-    tile = blockIdx.x / s.ranks, turn = 0;
-    if (threadIdx.x / 32 == GATHER_SPLIT * kWarps) locate(s, me);
+  __device__ __forceinline__ Feeder(const int4* boxes, const Shape& s, const Me& me) {
+    tile = blockIdx.x / s.blocks_along_k(), turn = 0;
+    if (threadIdx.x / 32 != GATHER_SPLIT * kWarps) return;
+    locate(s, me);
+    if (kLookAhead) look_up(boxes, s, me);
   }
 
   // Where the tile's blocks of columns begin: in shared memory, since all warps have its registers.
@@ -28,45 +34,57 @@ struct Feeder {
   __device__ __forceinline__ void locate(const Shape& s, const Me& me) const {
     const int along = me.lane / kPlanes % kBlocks;
     int x[4];
-    first_column(s.blocks, s.step, tile / s.row_blocks * kBlocks + along, x);
+    first_column(s.blocks, s.step, s.row_blocks.of(tile) * kBlocks + along, x);
     store_ints(corner(s, me), make_int4(x[0], x[1], x[2], x[3]));
+  }
+
+  // The stage of a turn; `present`: whether its part has one left.
+  __device__ __forceinline__ int stage(const Shape& s, const Me& me, bool& present) const {
+    const int part = turn % kParts, found = first_stage(s, me.rank, part) + turn / kParts;
+    present = found < first_stage(s, me.rank, part + 1);
+    return found;
+  }
+  __device__ __forceinline__ void look_up(const int4* boxes, const Shape& s, const Me& me) {
+    bool present;
+    const int box = stage(s, me, present) * s.boxes + me.lane / (kPlanes * kBlocks);
+    next = __ldg(boxes + min(box, s.total_boxes - 1));
   }
 
   // Copies the next stage once its slot is free; false when there is none.
   __device__ __forceinline__ bool feed(const TensorMap* high, const TensorMap* low,
                                        const int4* boxes, const Shape& s, const Me& me) {
     if (tile >= s.tiles) return false;
-    const int part = turn % kParts, stage = first_stage(s, me.rank, part) + turn / kParts;
-    if (stage < first_stage(s, me.rank, part + 1)) copy(high, low, boxes, s, me, stage);
+    if (!kLookAhead) look_up(boxes, s, me);
+    bool present;
+    const int now = stage(s, me, present);
+    if (present) copy(high, low, s, me, now);
     ring.advance(1, s.slots);
     const int turns = GATHER_SPLIT ? (s.stages / (s.ranks * kParts) + 1) * kParts : s.stages;
     if (++turn == turns) {
-      turn = 0, tile += gridDim.x / s.ranks;
+      turn = 0, tile += gridDim.x / s.blocks_along_k();
       if (tile < s.tiles)
         locate(s, me);
       else
         let_successor_start();
     }
+    if (kLookAhead) look_up(boxes, s, me);
     return true;
   }
 
-  __device__ __forceinline__ void copy(const TensorMap* high, const TensorMap* low,
-                                       const int4* boxes, const Shape& s, const Me& me,
-                                       int stage) const {
+  __device__ __forceinline__ void copy(const TensorMap* high, const TensorMap* low, const Shape& s,
+                                       const Me& me, int stage) const {
     const int plane = me.lane % kPlanes, along = me.lane / kPlanes % kBlocks;
     const int box = me.lane / (kPlanes * kBlocks);
     const int present = min(s.boxes, s.total_boxes - stage * s.boxes);
     const u32 to = me.ring + ring.slot * kBlocks * kPlanes * s.boxes * kBoxBytes +
                    ((along * kPlanes + plane) * s.boxes + box) * kBoxBytes;
-    int4 at = make_int4(0, 0, 0, 0);
-    if (box < present) at = __ldg(boxes + stage * s.boxes + box);
     const int4 x = load_ints(corner(s, me));
     barrier_wait(me.empty(s, ring.slot), ring.phase ^ 1);
     const u32 bar = me.full(s, ring.slot);
     if (me.lane == 0) barrier_expect(bar, present * kBlocks * kPlanes * kBoxBytes);
     __syncwarp();
     if (box < present)
-      load_columns(to, plane ? low : high, x.x + (short)at.x, x.y + (at.x >> 16),
-                   x.z + (short)at.y, x.w + (at.y >> 16), at.z, bar);
+      load_columns(to, plane ? low : high, x.x + (short)next.x, x.y + (next.x >> 16),
+                   x.z + (short)next.y, x.w + (next.y >> 16), next.z, bar);
   }
 };

@@ -16,6 +16,16 @@ __device__ __forceinline__ bool mine(const Shape& s, const Me& me, int piece) {
 #endif
 }
 
+// Where eight neighbouring columns of this lane lie in memory, for each block of 64 of a tile.
+__device__ __forceinline__ void locate(int (&places)[kHalves], const Shape& s, const Me& me,
+                                       int tile) {
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half)
+    places[half] = place_of(s.blocks, s.box_bits, s.size, s.out_stride,
+                            s.row_blocks.of(tile) * kBlocks + me.along * kHalves + half,
+                            me.lane % 8);
+}
+
 struct Sixteen {  // bytes of the output: eight columns of a channel
   bool here;
   int at;
@@ -31,31 +41,58 @@ __device__ __forceinline__ Sixteen sixteen_of(const Shape& s, const Me& me, u32 
           scratch + half * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4)};
 }
 
+// A tile's residual, as one group of copies; nothing, as one too, after the last tile.
 __device__ __forceinline__ void fetch_residual(const Pointers& p, const Shape& s, const Me& me,
-                                               u32 scratch, const int (&places)[kHalves]) {
+                                               u32 scratch, int tile) {
+  if (tile < s.tiles) {
+    int places[kHalves];
+    locate(places, s, me, tile);
 #pragma unroll
-  for (int half = 0; half < kHalves; ++half)
+    for (int half = 0; half < kHalves; ++half)
 #pragma unroll
-    for (int turn = 0; turn < kUnit / 4; ++turn) {
-      const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
-      if (it.here)
+      for (int turn = 0; turn < kUnit / 4; ++turn) {
+        const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
+        if (it.here)
 #pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane)
-          copy_async<16>(it.scratch + plane * kScratchPlane, p.residual + plane * s.plane + it.at);
-    }
+          for (int plane = 0; plane < kPlanes; ++plane)
+            copy_async<16>(it.scratch + plane * kScratchPlane,
+                           p.residual + plane * s.plane + it.at);
+      }
+  }
+  close_copies();
 }
+
+// The unit's scales and biases, which every tile reads again, from memory to shared memory.
+__device__ __forceinline__ void keep_factors(const Pointers& p, const Shape& s, const Me& me) {
+  if (me.lane < kUnit / 2) {
+    const int at = me.unit * kUnit / 2 + me.lane;
+    const float2 scale = __ldg(reinterpret_cast<const float2*>(p.scale) + at);
+    const float2 bias = __ldg(reinterpret_cast<const float2*>(p.bias) + at);
+    store_floats(me.factors(s) + me.lane * 16, make_float4(scale.x, scale.y, bias.x, bias.y));
+  }
+  __syncwarp();
+}
+
+// Where an activation clamps.
+struct Clamp {
+  float low, high;
+
+  __device__ __forceinline__ Clamp(const Pointers& p, const Shape& s) {
+    low = s.relu ? 0.f : -INFINITY, high = INFINITY;
+    if (p.limit) high = __ldg(p.limit);
+  }
+};
 
 // Scale, bias, residual, activation and rounding of one piece.
 __device__ __forceinline__ void finish(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
-                                       int pair, int n, const float (&sum)[8], float2 scale,
-                                       float2 bias) {
+                                       int pair, int n, const float (&sum)[8], const Clamp& clamp) {
   const int row = n * 8 + (me.lane & 7), chunk = pair % 2 * 4 + me.lane / 8;
   const u32 at =
       scratch + pair / 2 * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4);
+  const float4 f = load_floats(me.factors(s) + (n * 4 + (me.lane & 3)) * 16);
   float v[8];
 #pragma unroll
-  for (int i = 0; i < 8; ++i)
-    v[i] = sum[i] * (i & 1 ? scale.y : scale.x) + (i & 1 ? bias.y : bias.x);
+  for (int i = 0; i < 8; ++i) v[i] = sum[i] * (i & 1 ? f.y : f.x) + (i & 1 ? f.w : f.z);
   u32 r[4];
   if (p.residual) {
 #pragma unroll
@@ -70,10 +107,7 @@ __device__ __forceinline__ void finish(const Pointers& p, const Shape& s, const 
     }
   }
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (s.relu) v[i] = relu(v[i]);
-    if (p.limit) v[i] = min_or_nan(v[i], __ldg(p.limit));
-  }
+  for (int i = 0; i < 8; ++i) v[i] = min_or_nan(max_or_nan(v[i], clamp.low), clamp.high);
 #pragma unroll
   for (int i = 0; i < 4; ++i) r[i] = pack2(v[2 * i], v[2 * i + 1]);
   store_transposed(at, r);
@@ -88,12 +122,10 @@ __device__ __forceinline__ void finish(const Pointers& p, const Shape& s, const 
   }
 }
 
-__device__ __forceinline__ float2 two_of(const float* values, const Me& me, int n) {
-  return __ldg(reinterpret_cast<const float2*>(values + me.unit * kUnit + n * 8) + (me.lane & 3));
-}
-
 __device__ __forceinline__ void store(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
-                                      const int (&places)[kHalves]) {
+                                      int tile) {
+  int places[kHalves];
+  locate(places, s, me, tile);
   __syncwarp();
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
@@ -134,6 +166,7 @@ __device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& 
   }
   if (s.ranks > 1) cluster_sync();
   const int sources = s.ranks > 1 ? s.ranks : kParts;
+  const Clamp clamp(p, s);
 #pragma unroll 1
   for (int piece = me.rank + me.part * s.ranks; piece < kPieces; piece += kParts * s.ranks) {
     float4 v[2] = {};
@@ -146,22 +179,21 @@ __device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& 
       }
     const float flat[8] = {v[0].x, v[0].y, v[0].z, v[0].w, v[1].x, v[1].y, v[1].z, v[1].w};
     const int n = piece % kN;
-    finish(p, s, me, me.scratch, piece / kN, n, flat, two_of(p.scale, me, n),
-           two_of(p.bias, me, n));
+    finish(p, s, me, me.scratch, piece / kN, n, flat, clamp);
   }
 }
 #else
 __device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const Pointers& p,
                                            const Shape& s, const Me& me, u32 scratch) {
+  const Clamp clamp(p, s);
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
-    const float2 scale = two_of(p.scale, me, n), bias = two_of(p.bias, me, n);
 #pragma unroll
     for (int pair = 0; pair < kM / 2; ++pair) {
       float flat[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) flat[i] = sum[pair * 2 + i / 4][n][i % 4];
-      finish(p, s, me, scratch, pair, n, flat, scale, bias);
+      finish(p, s, me, scratch, pair, n, flat, clamp);
     }
   }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import c_float, c_int, c_void_p
+from ctypes import c_float, c_int, c_uint32, c_void_p
 from math import prod
 
 import torch
@@ -17,15 +17,25 @@ from csbench.kernels.gather.tile import Kind, Plan, kernel
 from csbench.kernels.gather.weights import Held
 
 
+class _Divisor(ctypes.Structure):
+    """struct Divisor of gather/blocks.cuh: n // by is n * factor >> shift for n below 2^31."""
+
+    _fields_ = [("by", c_int), ("factor", c_uint32), ("shift", c_int)]
+
+    def __init__(self, by: int) -> None:
+        bits = (by - 1).bit_length()
+        super().__init__(by, -(-(1 << 31 + bits) // by), 31 + bits)
+
+
 class _Shape(ctypes.Structure):
     """struct Shape of gather/conv.cu."""
 
     _fields_ = [
-        ("blocks", c_int * 3),
-        *((name, c_int * 4) for name in ("box", "step", "size", "out_stride")),
+        ("blocks", _Divisor * 3), ("row_blocks", _Divisor),
+        *((name, c_int * 4) for name in ("box_bits", "step", "size", "out_stride")),
         *((name, c_int) for name in (
             "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "units",
-            "row_blocks", "tiles", "scratch", "scratch_step", "barriers", "relu",
+            "tiles", "scratch", "scratch_step", "barriers", "factors", "relu",
         )),
         ("residual_scale", c_float),
     ]  # fmt: skip
@@ -60,12 +70,14 @@ def convolve(
     units = len(weights.starts)
     row_blocks = -(-units // t.groups)
     tiles = row_blocks * -(-prod(g.blocks) // t.column_blocks)
+    blocks = (_Divisor * 3)(*(_Divisor(n) for n in g.blocks[:3]))
     structure = _Shape(
-        g.blocks[:3], g.box, tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size,
-        g.out_stride, g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes),
-        plan.slots, plan.ranks, units, row_blocks, tiles, plan.scratch(kind),
+        blocks, _Divisor(row_blocks), tuple(b.bit_length() - 1 for b in g.box),
+        tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
+        g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
+        plan.ranks, units, tiles, plan.scratch(kind),
         plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
-        relu, residual_scale,
+        plan.factors(kind), relu, residual_scale,
     )  # fmt: skip
     pointers = _Pointers(
         *(None if p is None else p.data_ptr() for p in (

@@ -4,7 +4,13 @@
 
 struct Record {
   u32 weights[kPlanes][2 * kN];
-  u32 row;  // where this lane's row lies in the stage; the highest of 16 bits: the stage ends here
+  u32 row;  // where this lane's row lies in the stage, and marks
+
+  // Of all lanes: the record is a stage's last one, has no weights; of this one: the row lies in
+  // the next stage. See pack.py.
+  __device__ __forceinline__ bool ends() const { return row >> 15; }
+  __device__ __forceinline__ bool empty() const { return row & 2; }
+  __device__ __forceinline__ bool ahead() const { return row & 1; }
 };
 
 __device__ __forceinline__ void load_record(Record& r, const unsigned char* from, int lane) {
@@ -26,11 +32,12 @@ __device__ __forceinline__ void load_record(Record& r, const unsigned char* from
   r.row = __ldg(reinterpret_cast<const u16*>(from + kWeightBytes) + (lane & 7) + 8 * (lane >> 4));
 }
 
-// One k-step of 16 kept channels: `pixels` is the stage's first block of this warp's columns.
+// One k-step of 16 kept channels: `pixels` is the first block of this warp's columns in the stage of
+// this lane's row.
 __device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& r, u32 pixels,
                                          u32 plane_bytes, int lane) {
   const u32 second = lane >> 3 & 1;  // this lane's row is of columns 8 to 15 of an m16 tile
-  const u32 row = r.row & 0x7fff;
+  const u32 row = r.row & 0x7ff0;
 #if GATHER_SWIZZLED
   const u32 at = pixels + (row ^ second << 4);
 #else
@@ -107,19 +114,29 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& read
 #else
   auto& part = sum;
 #endif
-  int left = reader.stages;
-  bool starts = true;  // a stage
-  u32 pixels = 0;
+  const auto pixels_of = [&](int slot) {
+    return me.ring + slot * slot_bytes + me.along * kHalves * kPlanes * plane_bytes;
+  };
+  int left = reader.stages, age = 0;  // age: records since the stage began
+  u32 pixels = pixels_of(ring.slot);
+  barrier_wait(me.full(s, ring.slot), ring.phase);
+  // The slot of the stage before is filled again one record late, when other warps have left it too.
+  const int late = s.slots > 2;
   // One k-step, while a later record is fetched; true at the end of the tile.
   const auto step = [&](const Record& now, Record& later) {
-    if (starts) {
-      refill();
-      pixels = me.ring + ring.slot * slot_bytes + me.along * kHalves * kPlanes * plane_bytes;
-      barrier_wait(me.full(s, ring.slot), ring.phase);
-    }
-    starts = now.row >> 15;  // the next step does
+    const bool ends = now.ends();
     reader.fetch(later, p, me.lane);
-    multiply(part, now, pixels, plane_bytes, me.lane);
+    if (age == late || (ends && age < late)) refill();
+    u32 from = pixels;
+#if !GATHER_SPLIT
+    if (ends && left > 1) {  // the record may hold channels of the next stage
+      Ring next = ring;
+      next.advance(1, s.slots);
+      barrier_wait(me.full(s, next.slot), next.phase);
+      if (now.ahead()) from = pixels_of(next.slot);
+    }
+#endif
+    if (!now.empty()) multiply(part, now, from, plane_bytes, me.lane);
 #if GATHER_PROMOTE
     if (++steps == GATHER_PROMOTE) {
       steps = 0;
@@ -128,11 +145,15 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& read
         (&sum[0][0][0])[i] += (&part[0][0][0])[i], (&part[0][0][0])[i] = 0.f;
     }
 #endif
-    if (!starts) return false;
+    ++age;
+    if (!ends) return false;
     __syncwarp();
     if (me.lane == 0) barrier_arrive(me.empty(s, ring.slot));
     ring.advance(kParts, s.slots);
-    return --left == 0;
+    pixels = pixels_of(ring.slot), age = 0;
+    if (--left == 0) return true;
+    if (GATHER_SPLIT) barrier_wait(me.full(s, ring.slot), ring.phase);
+    return false;
   };
   constexpr int kHeld = Reader::kHeld;
   Record(&held)[kHeld] = reader.held;
@@ -141,11 +162,17 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& read
       case 0:
         reader.turn = 1;
         if (step(held[0], held[kHeld - 1])) break;
-#if GATHER_AHEAD == 2
+#if GATHER_AHEAD >= 2
         [[fallthrough]];
       case 1:
         reader.turn = 2;
         if (step(held[1], held[0])) break;
+#endif
+#if GATHER_AHEAD >= 3
+        [[fallthrough]];
+      case 2:
+        reader.turn = 3;
+        if (step(held[2], held[1])) break;
 #endif
         [[fallthrough]];
       default:

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from csbench.kernels.gather.deal import STEP, deal
 from csbench.kernels.gather.layout import EIGHT, WIDE
 
-STEP = 16  # kept columns of one k-step
 UNITS = (32, 16, 8)  # output channels of a unit
 _BOX_BYTES = WIDE * WIDE * 2
-STAGE_ENDS = 1 << 15  # marks the addresses of a stage's last record; they are smaller
+# Marks of an address, which is a multiple of 16 below 2^15.
+STAGE_ENDS = 1 << 15  # of all in a stage's last record
+NEXT_STAGE = 1  # the row lies in the stage after: in a stage's last record only
+EMPTY = 2  # instead of addresses: the record holds no weights
 _TOP = 14  # weights of a row are scaled to just below 2 ** 14, so their low halves keep all bits
 
 
@@ -97,68 +100,50 @@ class Packed:
         return self.records.numel() + 4 * (self.starts.numel() + self.boxes.numel())
 
 
-def pack(units: Units, boxes_of_stage: int, *, swizzled: bool, parts: tuple[Tensor, ...]) -> Packed:
-    """Records of units whose `values` were made 16-bit: `parts` are one plane or high and low."""
+def pack(
+    units: Units, boxes_of_stage: int, *, swizzled: bool, parts: tuple[Tensor, ...],
+    spans: bool = True,
+) -> Packed:  # fmt: skip
+    """Records of units whose `values` were made 16-bit: `parts` are one plane or high and low.
+
+    `spans`: a record may hold columns of two stages, which a warp then takes one after the other.
+    """
     per_tap, channel = -(-units.cin // WIDE), units.columns % units.cin
     used, box = units.boxes()
     stages = -(-len(used) // boxes_of_stage)
     row = box % boxes_of_stage * WIDE + channel % WIDE  # in the stage
-    cell = units.unit * stages + box // boxes_of_stage  # a unit's share of a stage
-    count = torch.bincount(cell, minlength=units.count * stages)
-    steps = (-(-count // STEP)).clamp_min(1)
-    first = torch.nn.functional.pad(steps.cumsum(0), (1, 0))
-    record, slot, order = _dealt(cell, row, count, steps, first)
-    total = int(first[-1])
-    rows = _rows(record, slot, row[order], total)
-    pieces = [_fragments(part[order], record, slot, total) for part in parts]
-    addresses = _addresses(rows, swizzled)
+    dealt = deal(units.unit, box // boxes_of_stage, row, (units.count, stages), spans)
+    first, total = dealt.first, int(dealt.first[-1])
+    places = _address(row[dealt.order], swizzled) | dealt.moved * NEXT_STAGE
+    addresses = _addresses(dealt.record, dealt.place, places, total)
     addresses[first[1:] - 1] |= STAGE_ENDS
+    pieces = [_fragments(part[dealt.order], dealt.record, dealt.place, total) for part in parts]
     pieces.append(addresses.to(torch.int16).view(torch.uint8))
     starts = torch.cat([first[:-1].reshape(units.count, stages), first[stages::stages, None]], 1)
     boxes = torch.stack([used // per_tap, used % per_tap * WIDE], 1)
     return Packed(torch.cat(pieces, 1), starts.int(), boxes.int(), boxes_of_stage)
 
 
-def _dealt(
-    cell: Tensor, row: Tensor, count: Tensor, steps: Tensor, first: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For every kept column, in `order`, its record and its place among the record's 16.
+def _addresses(record: Tensor, place: Tensor, address: Tensor, total: int) -> Tensor:
+    """The addresses of a record's 16 columns [records, 16].
 
-    Rows of a cell, sorted by their bank (row modulo 8), are dealt in turn to its groups of eight:
-    then ldmatrix finds the eight rows of a group in eight different banks wherever they allow it.
+    Padding repeats a channel that is kept, so none is read that only zero weights would meet; the
+    same row twice in a group of eight is no bank conflict.
     """
-    key = (cell * EIGHT + row % EIGHT) * (row.max() + 1) + row
-    order = key.argsort()
-    cell = cell[order]
-    start = torch.nn.functional.pad(count.cumsum(0), (1, 0))[cell]
-    turn = torch.arange(len(cell)) - start
-    octets = 2 * steps[cell]
-    octet = turn % octets
-    return first[cell] + octet // 2, octet % 2 * EIGHT + turn // octets, order
+    found = torch.full((total, STEP), -1)
+    found[record, place] = address
+    octets = found.reshape(-1, 2, EIGHT)
+    repeated = octets.amax(2, keepdim=True)
+    repeated = torch.where(repeated >= 0, repeated, repeated.amax(1, keepdim=True))
+    found = torch.where(octets >= 0, octets, repeated).reshape(-1, STEP)
+    return torch.where(found >= 0, found, EMPTY)
 
 
-def _rows(record: Tensor, slot: Tensor, row: Tensor, total: int) -> Tensor:
-    """The row of each of a record's 16 columns [records, 16]; padding takes idle banks.
-
-    Padding has zero weights and must read what was loaded: rows 0 to 7 are there in any stage.
-    """
-    rows = torch.full((total, STEP), -1)
-    rows[record, slot] = row
-    octets = rows.reshape(-1, EIGHT)
-    taken = torch.zeros(len(octets), EIGHT)
-    found = octets >= 0
-    taken[torch.arange(len(octets))[:, None].expand(octets.shape)[found], octets[found] % EIGHT] = 1
-    idle = taken.argsort(dim=1, stable=True)  # banks, the idle ones first
-    padding = (~found).long()
-    number = (padding.cumsum(1) - 1).clamp_min(0)
-    return torch.where(found, octets, idle.gather(1, number)).reshape(-1, STEP)
-
-
-def _addresses(rows: Tensor, swizzled: bool) -> Tensor:
-    """Byte offsets of rows in a stage, as ldmatrix of an m16 tile's first columns takes them."""
+def _address(row: Tensor, swizzled: bool) -> Tensor:
+    """Byte offset of a row in its stage, as ldmatrix of an m16 tile's first columns takes it."""
     if swizzled:  # rows of 128 bytes, whose 16-byte pieces are exchanged by the row's number
-        return rows * 128 | (rows % EIGHT) << 4
-    return rows // WIDE * _BOX_BYTES + rows % WIDE * 16
+        return row * 128 | (row % EIGHT) << 4
+    return row // WIDE * _BOX_BYTES + row % WIDE * 16
 
 
 def _fragments(values: Tensor, record: Tensor, slot: Tensor, total: int) -> Tensor:

@@ -19,15 +19,18 @@ static_assert(kM % 4 == 0, "a warp takes whole blocks of 64 columns");
 static_assert(GATHER_SPLIT || kParts == 1, "parts of K are added up only if K is split");
 
 struct Shape {
-  int blocks[3], box[4], step[4], size[4];  // by dimension of columns: see geometry.py
-  int out_stride[4];                        // elements between neighbouring output columns
-  int channel, plane;                       // elements between channels, planes of the output
-  int stages, boxes, total_boxes;           // boxes of a stage, and of the layer
-  int slots, ranks;                         // of the ring; blocks along K
-  int units, row_blocks, tiles;             // tiles = row blocks * blocks of columns
-  int scratch, scratch_step, barriers;      // byte offsets in shared memory
+  Divisor blocks[3], row_blocks;                 // tiles = row blocks * blocks of columns
+  int box_bits[4], step[4], size[4];             // by dimension of columns: see geometry.py
+  int out_stride[4];                             // elements between neighbouring output columns
+  int channel, plane;                            // elements between channels, planes of the output
+  int stages, boxes, total_boxes;                // boxes of a stage, and of the layer
+  int slots, ranks;                              // of the ring; blocks along K
+  int units, tiles;
+  int scratch, scratch_step, barriers, factors;  // byte offsets in shared memory
   int relu;
   float residual_scale;
+
+  __device__ __forceinline__ int blocks_along_k() const { return GATHER_SPLIT ? ranks : 1; }
 };
 
 struct Pointers {
@@ -46,6 +49,10 @@ struct Me {
   u32 ring, scratch;  // in shared memory: stages, this warp's results
   int channel;        // where the output channel of row `lane` begins, -1: none
 
+  // Of this warp's unit, for two rows at a time: scales, biases.
+  __device__ __forceinline__ u32 factors(const Shape& s) const {
+    return ring + s.factors + threadIdx.x / 32 * kUnit * 8;
+  }
   __device__ __forceinline__ u32 full(const Shape& s, int slot) const {
     return ring + s.barriers + 8 * slot;
   }

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from csbench.kernels import nvrtc
-from csbench.kernels.gather.pack import STEP
+from csbench.kernels.gather.deal import STEP
 
 _PROCESSOR, _RESERVED = 233472, 1024  # bytes of shared memory, and what each block loses
 _BOX = 8192
@@ -83,8 +83,17 @@ class Plan(NamedTuple):
     def barriers(self, kind: Kind) -> int:
         return self.scratch(kind) + self.buffers * self.scratch_bytes(kind)
 
+    def factors(self, kind: Kind) -> int:
+        """Where each warp's scales and biases lie, after barriers and a corner for each lane."""
+        return self.barriers(kind) + 16 * (self.slots + _LANES)
+
     def shared(self, kind: Kind) -> int:
-        return 1024 + self.barriers(kind) + 16 * (self.slots + _LANES)  # and a corner a lane
+        return 1024 + self.factors(kind) + 8 * self.tile.warps * self.tile.unit
+
+    @property
+    def spans(self) -> bool:
+        """Whether a record may hold columns of two stages; not where stages are dealt out."""
+        return not self.tile.split
 
     def __str__(self) -> str:
         t = self.tile
@@ -126,7 +135,7 @@ def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     found: dict[str, Plan] = {}
     for tile, ranks in _tiles(kind, load):
         for boxes in _stages(load):
-            made = plan(kind, tile, ranks, boxes, load.residual)
+            made = _fitting(kind, tile, ranks, boxes, load.residual)
             if made is None:
                 continue
             blocks = ranks * -(-load.units // tile.groups)
@@ -134,6 +143,12 @@ def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
             if _worthwhile(made, load, blocks, processors):
                 found[str(made)] = made
     return found or _smallest(kind, load)
+
+
+def _fitting(kind: Kind, tile: Tile, ranks: int, boxes: int, residual: bool) -> Plan | None:
+    """The plan with stages of so many boxes, or of as many as leave room for two."""
+    made = plan(kind, tile, ranks, boxes, residual)
+    return made if made or boxes == 1 else _fitting(kind, tile, ranks, boxes // 2, residual)
 
 
 def _smallest(kind: Kind, load: Load) -> dict[str, Plan]:
@@ -153,11 +168,12 @@ def _worthwhile(p: Plan, load: Load, blocks: int, processors: int) -> bool:
     return spread > 1 and stages >= spread and processors // 3 <= blocks <= 4 * processors
 
 
-def _stages(load: Load) -> tuple[int, ...]:
-    """Boxes of a stage: about one k-step of kept columns, or two."""
-    wanted = STEP / max(load.density * 64, 1e-6)
+def _stages(load: Load) -> list[int]:
+    """Boxes of a stage: about one k-step of kept columns, half as many and twice as many."""
+    wanted, most = STEP / max(load.density * 64, 1e-6), min(4, load.total_boxes)
     fewest = next((n for n in (1, 2) if n >= wanted), 4)
-    return tuple(n for n in (fewest // 2, fewest, 2 * fewest) if 1 <= n <= min(4, load.total_boxes))
+    sizes = [1, 2, 4][: most.bit_length()]
+    return sorted({min(max(n, 1), sizes[-1]) for n in (fewest // 2, fewest, 2 * fewest)})
 
 
 def _promote(kind: Kind) -> int:
@@ -184,11 +200,13 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
             blocks = min(4, warps // (groups * along))
             if groups <= max(1, load.units):
                 yield Tile(load.unit, m, groups, along, 1, False, _promote(kind), blocks, ahead)
-    if kind.planes == 1 and load.unit == 32:
-        for groups, along in ((4, 1), (8, 1), (4, 2), (2, 2)):
+    if kind.planes == 1 and load.unit == 32:  # eight warps a processor have room for more
+        for groups, along, m in (
+            (4, 1, 8), (8, 1, 8), (4, 2, 8), (2, 2, 8), (8, 1, 4), (4, 2, 4), (2, 4, 4)
+        ):  # fmt: skip
             if groups <= load.units:
                 blocks = 8 // (groups * along)
-                yield Tile(load.unit, 8, groups, along, 1, False, 0, blocks, 2)
+                yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, 3)
 
 
 def _split(kind: Kind, load: Load, ranks: int) -> Iterator[Tile]:

@@ -37,21 +37,23 @@ class Weights:
         self.parts: tuple[Tensor, ...] = (high, low)[:planes]
         self.rows = units.rows.reshape(-1).to(device)
         self.total_boxes = len(units.boxes()[0])
-        self._held: dict[int, Held] = {}
+        self._held: dict[tuple[int, bool], Held] = {}
 
-    def held(self, boxes: int) -> Held:
-        """The weights for stages of so many boxes."""
-        if boxes not in self._held:
-            made = pack(self.units, boxes, swizzled=self.geometry.swizzled, parts=self.parts)
-            self._held[boxes] = Held(
+    def held(self, boxes: int, spans: bool) -> Held:
+        """The weights for stages of so many boxes; `spans`: records may lie in two stages."""
+        if (boxes, spans) not in self._held:
+            made = pack(
+                self.units, boxes, swizzled=self.geometry.swizzled, parts=self.parts, spans=spans
+            )
+            self._held[boxes, spans] = Held(
                 made.records.to(self.device), made.starts.to(self.device),
                 coordinates(made, self.geometry).to(self.device), made.stages, boxes, made.bytes,
             )  # fmt: skip
-        return self._held[boxes]
+        return self._held[boxes, spans]
 
-    def keep(self, boxes: int) -> None:
-        """Let go of what was packed for other stages, and of what it was packed from."""
-        self._held = {boxes: self.held(boxes)}
+    def keep(self, boxes: int, spans: bool) -> None:
+        """Let go of what was packed for other plans, and of what it was packed from."""
+        self._held = {(boxes, spans): self.held(boxes, spans)}
         self.parts = ()
         self.units = dataclasses.replace(self.units, values=self.units.values[:0].clone())
 
