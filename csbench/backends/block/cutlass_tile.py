@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from csbench.backends.block.tile import CLUSTERS, PRECISIONS, multiprocessors
 from csbench.sparse.formats import VALUE_BYTES
 
-# fp32: (pixels of a lane, warps); a warp holds 32 rows. Else (64-pixel groups of a warpgroup,
-# warps) by rows.
-SIMT = {
+# By rows. fp32: (pixels of a lane, warps), and a warp holds 32 rows. Else: (64-pixel groups of a
+# warpgroup, warps). A third number limits the bytes of a pixel in a step: shorter steps let more
+# blocks share a multiprocessor.
+Shapes = dict[int, tuple[tuple[int, ...], ...]]
+SIMT: Shapes = {
     16: ((4, 4), (2, 4), (2, 2), (2, 1)),
-    32: ((8, 4), (8, 2), (4, 4), (4, 2), (2, 4), (2, 2), (2, 1)),
-    64: ((8, 4), (8, 2), (4, 4), (2, 4), (2, 2)),
-    128: ((8, 4), (8, 8), (4, 4), (2, 4)),
+    32: ((8, 4, 64), (8, 2, 64), (4, 4), (4, 2), (2, 4), (2, 4, 64), (2, 2), (2, 1)),
+    64: ((8, 4, 64), (8, 2, 64), (4, 4), (2, 4), (2, 2)),
+    128: ((8, 4, 64), (8, 8, 64), (4, 4), (2, 4)),
 }
-TENSOR = {
+TENSOR: Shapes = {
     16: ((1, 4), (4, 4)),
     32: ((1, 4), (2, 4), (4, 4), (2, 8)),
     64: ((1, 4), (2, 4), (1, 8), (2, 8)),
@@ -27,6 +29,7 @@ MAX_STAGES = 8
 HEADER = 2048  # bytes of shared memory before the stages
 SHARED, RESERVED = 228 * 1024, 1024  # of a multiprocessor, and what each block costs beside its own
 REGISTERS = 65536
+CLUSTERED = 0.8  # of the device's places for blocks: what clusters of any size can fill
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,13 @@ class Tile:
 
 def tiles(rows: int, channels: int, precision: str) -> Iterator[Tile]:
     """Every tile without clusters for rows of so many output channels and blocks so deep."""
-    for per_thread, warps in (SIMT if precision == "fp32" else TENSOR).get(rows, ()):
-        depth = deepest(channels, precision, 64 if precision == "fp32" and per_thread == 8 else 128)
-        if depth:
-            yield Tile(rows, depth, per_thread, warps, precision)
+    seen = set()
+    for per_thread, warps, *limit in (SIMT if precision == "fp32" else TENSOR).get(rows, ()):
+        depth = deepest(channels, precision, *limit)
+        tile = Tile(rows, depth, per_thread, warps, precision)
+        if depth and tile not in seen:
+            seen.add(tile)
+            yield tile
 
 
 def deepest(channels: int, precision: str, most_bytes: int = 128) -> int:
@@ -125,11 +131,10 @@ def candidates(
     """The tiles worth timing where rows may be so wide, a row keeps so many blocks, and a layer has
     so many output channels and pixels.
 
-    Not far larger than the image, no split finer than the steps, no split where the device is full
-    several times over without it, and no small tile there.
+    Not far larger than the image, no split finer than the steps, and none into more blocks than
+    surely run at once; no small tile where the device is full several times over.
     """
     found = []
-    full = 16 * multiprocessors()  # warps
     all_of = {wide: list(tiles(wide, channels, precision)) for wide in rows}
     for wide, possible in all_of.items():
         for tile in possible:
@@ -141,7 +146,8 @@ def candidates(
                 continue
             steps = max(1, kept * channels // tile.depth)
             for cluster in CLUSTERS:
-                if cluster > 1 and (cluster > steps or blocks * cluster * tile.warps > full):
+                at_once = CLUSTERED * multiprocessors() * tile.resident
+                if cluster > 1 and (cluster > steps or blocks * cluster > at_once):
                     break
                 found.append(replace(tile, cluster=cluster))
     return found or [min(all_of[rows[0]], key=lambda tile: tile.pixels)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -86,12 +86,17 @@ class MeasuredLayer(ABC):
 
         return run
 
-    def ranked(self, conv: Conv, case: Case) -> list[str]:
-        """The names of the tiles from fast to slow, each timed alone."""
+    def ranked(
+        self, conv: Conv, case: Case, prepare: Callable[[], object] | None = None
+    ) -> list[str]:
+        """The names of the tiles from fast to slow, each timed alone.
+
+        `prepare` compiles them; by default this layer's only.
+        """
         x, residual = sample(conv, case, "NHWC")
         runs = {name: partial(self.run, tile, x, residual) for name, tile in self.tiles.items()}
         key = (self.kernel, self.digest(), self.signature, case.batch)
-        return search.ranking(runs, key, partial(self.compile_all, self.tiles.values()))
+        return search.ranking(runs, key, prepare or partial(self.compile_all, self.tiles.values()))
 
 
 def lower(conv: Conv, case: Case, kernel: type[MeasuredLayer]) -> LoweredConv:

@@ -192,6 +192,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, RESIDENT)
     output.prefetch<PIXELS, ROWS, kThreads>(first_pixel, row * ROWS, thread);
 
   const auto release = [&](int slot) {
+    __syncwarp();  // all lanes have read it
     if (thread % 32 == 0) barrier_arrive(shared.empty(slot));
   };
   Ring ring{conv.stages};

@@ -8,6 +8,12 @@
 
 using TensorMap = cute::TmaDescriptor;
 
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
 struct Barrier {
   uint64_t word;
 };
@@ -24,8 +30,14 @@ __device__ __forceinline__ void barrier_arrive(Barrier& b) {
 __device__ __forceinline__ void barrier_expect(Barrier& b, int bytes) {
   cutlass::arch::ClusterTransactionBarrier::arrive_and_expect_tx(&b.word, bytes);
 }
+// Seconds without the awaited copies or readers mean a mistake: an error is better than no end.
 __device__ __forceinline__ void barrier_wait(Barrier& b, uint32_t phase) {
-  cutlass::arch::ClusterBarrier::wait(&b.word, phase);
+  constexpr uint64_t kPatience = 4'000'000'000;  // ns
+  if (!cutlass::arch::ClusterBarrier::try_wait(&b.word, phase)) {
+    const uint64_t start = nanoseconds();
+    while (!cutlass::arch::ClusterBarrier::try_wait(&b.word, phase))
+      if (nanoseconds() - start > kPatience) __trap();
+  }
   asm volatile("" ::: "memory");
 }
 

@@ -73,28 +73,30 @@ struct Products {
   }
 
   // Straight from registers: two lanes write 32 neighbouring bytes, so no sector is half written.
-  // The next pixel's residual is on its way while this one's is added.
+  // The residuals of the next pixels are on their way while this one's is added.
   __device__ __forceinline__ void write(const Output& output, int first_pixel,
                                         int first_channel) const {
     constexpr int kPieces = decltype(size<2>(sums))::value / kPiece;
+    constexpr int kAhead = kLanePixels < 4 ? kLanePixels : 4;
     Tensor at = slice.partition_C(make_identity_tensor(Shape<Int<PIXELS>, Int<ROWS>>{}));
-    Piece more[2][kPieces];
+    Piece more[kAhead][kPieces];
     const auto fetch = [&](int j) {
       CUTE_UNROLL
       for (int i = 0; i < kPieces; ++i)
-        more[j % 2][i] = output.extra(first_pixel + get<0>(at(0, j, 4 * i)),
-                                      first_channel + get<1>(at(0, j, 4 * i)));
+        more[j % kAhead][i] = output.extra(first_pixel + get<0>(at(0, j, 4 * i)),
+                                           first_channel + get<1>(at(0, j, 4 * i)));
     };
-    fetch(0);
+    CUTE_UNROLL
+    for (int j = 0; j < kAhead; ++j) fetch(j);
     CUTE_UNROLL
     for (int j = 0; j < kLanePixels; ++j) {
-      if (j + 1 < kLanePixels) fetch(j + 1);
       CUTE_UNROLL
       for (int i = 0; i < kPieces; ++i)
         output.write(first_pixel + get<0>(at(0, j, 4 * i)), first_channel + get<1>(at(0, j, 4 * i)),
                      {sums(0, j, 4 * i), sums(0, j, 4 * i + 1), sums(0, j, 4 * i + 2),
                       sums(0, j, 4 * i + 3)},
-                     more[j % 2][i]);
+                     more[j % kAhead][i]);
+      if (j + kAhead < kLanePixels) fetch(j + kAhead);
     }
   }
 

@@ -47,7 +47,7 @@ class OnHost:
         return network.lower_network(program, case, self.kernel)
 
 
-def some_tile(layer: MeasuredLayer, conv: Conv, case: Case) -> list[str]:
+def some_tile(layer: MeasuredLayer, conv: Conv, case: Case, *_: object) -> list[str]:
     """Small tiles, and for 3x3 layers those of clusters where there are any."""
     names = sorted(layer.tiles, key=lambda n: layer.tiles[n].threads * layer.tiles[n].pixels)
     clusters = [name for name in names if layer.tiles[name].cluster > 1]
