@@ -122,7 +122,8 @@ def serve(
     """Time what `candidates` makes of each request on standard input, until that ends.
 
     A candidate that raises RuntimeError is refused. The work is done by a fork; when it dies the
-    next one takes over, which need not load torch again.
+    next one takes over, which need not load torch again. What forks must not compute: threads and
+    the device's context do not come along.
     """
     out = os.dup(1)
     os.dup2(2, 1)  # nothing but answers goes to the parent
