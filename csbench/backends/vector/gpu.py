@@ -86,8 +86,11 @@ def _pack(layer: Layer, x: Tensor, gain: Tensor) -> Activation:
 
 
 def _peak(x: Tensor) -> Tensor:
-    """max |x| as float32, and a tiny number for a tensor of zeros."""
-    low, high = torch.aminmax(x)
+    """The largest finite |x| as float32, and a tiny number for a tensor of zeros.
+
+    What is not finite stays so at any scale, and must not spoil that of the others.
+    """
+    low, high = torch.aminmax(x.nan_to_num(0.0, 0.0, 0.0))
     return torch.maximum(-low, high).float().clamp_min(1e-20)
 
 

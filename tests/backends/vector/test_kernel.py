@@ -9,10 +9,15 @@ from functools import partial
 import pytest
 import torch
 
+from csbench.backends.base import TORCH_DTYPE
+from csbench.backends.vector import gpu
 from csbench.backends.vector.depthwise import Depthwise
 from csbench.backends.vector.layer import Layer, kind_of
+from csbench.core.case import Case
+from csbench.core.pattern import parse
 from csbench.graph import reference
 from csbench.graph.program import Conv
+from csbench.kernels import search
 from csbench.kernels.gather import io
 from csbench.kernels.gather.tile import Tile, plan
 from tests.backends.vector.shapes import layer, units_of
@@ -84,6 +89,29 @@ def test_convolution(
     out = io.unpack(made.run_with(chosen, pack(x, gain=gains[0]), added), gains[2], torch.float32)
     error = reference.relative_error(out, reference.convolution(conv, x, residual))
     assert error < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_zeros_meet_no_input(dtype: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is infinite in one channel reaches the outputs that keep it, and no others."""
+    monkeypatch.setattr(search, "fastest", lambda runs, *_: min(runs))
+    weight, _ = units_of(torch.randn(64, 130, 1, 1), "ovw:32@75%")
+    conv = dataclasses.replace(
+        layer(130, 64, (1, 2), activation="none"), weight=weight, pattern=parse("ovw:32@75%")
+    )
+    case = Case(
+        task="layer", model="m", pattern="ovw", sparsity=0.75, backend="ovw", baseline="cudnn",
+        device="cpu", dtype=dtype, batch=batch,
+    )  # fmt: skip
+    lowered = gpu.lower(conv, case)
+    for channel in range(0, 130, 13):
+        x = torch.zeros(batch, *conv.input_size, dtype=TORCH_DTYPE[dtype])
+        x[:, channel] = torch.inf
+        kept = weight[:, channel, 0, 0] != 0
+        out = lowered(x).float()
+        assert not out[:, kept].isfinite().any()
+        assert torch.allclose(out[:, ~kept], conv.bias[~kept, None, None], rtol=1e-3)
 
 
 SIZES = [(1, 3, 5, 7), (2, 70, 3, 4), (20, 64, 2, 3), (70, 33, 2, 2)]

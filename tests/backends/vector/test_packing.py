@@ -77,7 +77,7 @@ def test_padding_is_left_at_the_end_only() -> None:
 @pytest.mark.parametrize("spans", [True, False])
 @pytest.mark.parametrize("spec", SPECS[1:])
 def test_no_channel_is_read_that_only_zeros_would_meet(spec: str, spans: bool) -> None:
-    weight, units = units_of(torch.randn(96, 100, 3, 1), spec)
+    _, units = units_of(torch.randn(96, 100, 3, 1), spec)
     packed = pack(units, 1, swizzled=True, parts=(units.values.half(),), spans=spans)
     rows, _ = records(packed, units.size, 1)
     for unit in range(units.count):
