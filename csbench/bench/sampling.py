@@ -60,10 +60,9 @@ def sample_pairs(
     if set(runs) & set(baselines):
         raise ValueError("a run cannot be its own baseline; lower it twice")
     sides, copies = (runs, baselines), len(runs)
-    for side in sides:
-        for each in side:
-            for _ in range(stop.warmup):
-                each()
+    for side in sides:  # the copies in turn, as they are sampled, and none is left cold
+        for i in range(stop.warmup and max(stop.warmup, copies)):
+            side[i % copies]()
     counts = [calibrate(clock, side[0]) for side in sides]
     taken: tuple[list[float], list[float]] = ([], [])
     spans: list[tuple[float, float]] = []

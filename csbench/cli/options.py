@@ -21,7 +21,9 @@ def measuring(command: F) -> F:
     What the user leaves out is None: a suite's own value, or the default, holds.
     """
     options = (
-        click.option("-w", "--warmup", type=click.IntRange(0), metavar="N", help="Untimed runs."),
+        click.option(
+            "-w", "--warmup", type=click.IntRange(0), metavar="N", help="Untimed runs of each [5]."
+        ),
         click.option(
             "-r", "--runs", type=click.IntRange(1), metavar="N", help="Exactly N pairs of samples."
         ),

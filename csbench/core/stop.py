@@ -13,9 +13,10 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Measure until the interval's half-width is below `max_noise` and `min_time` has been spent.
 
     `max_time` bounds it (the verdict is then `noisy`); `runs`, when given, fixes the number of
-    pairs instead. `warmup` counts untimed runs, `copies` how many copies of each network, at
-    addresses of their own, are sampled in turn (by default what suits the device; making them
-    takes at most about `max_time` too). Times are in seconds, noise a fraction.
+    pairs instead. `warmup` counts untimed runs of each network, at least one of each copy unless
+    it is 0; `copies` how many copies of each network, at addresses of their own, are sampled in
+    turn (by default what suits the device; making them takes at most about `max_time` too). Times
+    are in seconds, noise a fraction.
     """
 
     warmup: int = 5

@@ -56,6 +56,16 @@ def test_runs_are_interleaved_in_pairs_that_start_with_either_equally_often() ->
     assert len(pairs.samples_ms) == len(pairs.baseline_samples_ms) == len(pairs.spans) == 20
 
 
+@pytest.mark.parametrize(("warmup", "expected"), [(0, ""), (1, "012"), (5, "01201")])
+def test_untimed_runs_go_round_the_copies(warmup: int, expected: str) -> None:
+    log: list[str] = []
+    sides = [[Named(f"{side}{i}", log) for i in range(3)] for side in "AB"]
+    clock = ScriptedClock({run: noisy(10, 0.01, 1) for side in sides for run in side})
+    sample_pairs(clock, *sides, StopRule(warmup=warmup, runs=3))
+    before = log[: 2 * len(expected)]
+    assert before == [f"{side}{i}" for side in "AB" for i in expected]
+
+
 def test_the_order_depends_on_the_seed_alone() -> None:
     logs = [
         measure(StopRule(runs=40), noisy(10, 0, 1), noisy(20, 0, 2), seed)[1] for seed in (1, 1, 2)
