@@ -11,7 +11,7 @@ import torch
 from csbench.backends.block.cutlass import BlockCutlass
 from csbench.backends.block.cutlass_layer import ARCHITECTURE, SOURCE, CutlassLayer
 from csbench.backends.block.cutlass_tile import Tile
-from csbench.backends.dense.algorithms import TORCH_DTYPE
+from csbench.backends.dense.algorithms import TORCH_DTYPE, sample
 from csbench.graph import reference
 from csbench.graph.program import Conv
 from csbench.kernels.cutlass import nvcc
@@ -69,6 +69,22 @@ def test_every_tile_equals_the_reference(shape: str, dtype: str) -> None:
             if not error < TOLERANCE[dtype]
         }
         assert not wrong
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_every_tile_ends_where_the_device_is_full(dtype: str) -> None:
+    """Launches that overlap, in more blocks than run at once; and blocks past the last image."""
+    ready()
+    conv = convolution(256, 256, (3, 3), (28, 28), stride=2, sparsity=0.9)
+    given = case(dtype, batch=64)
+    layer = CutlassLayer(conv, given)
+    x, _ = sample(conv, given, "NHWC")
+    expected = reference.convolution(conv, x)
+    assert len(layer.ranked(conv, given)) == len(layer.tiles)
+    for name, tile in layer.tiles.items():
+        error = reference.relative_error(layer.run(tile, x), expected)
+        assert error < TOLERANCE[dtype], name
 
 
 @pytest.mark.gpu

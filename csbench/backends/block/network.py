@@ -86,16 +86,19 @@ def _calls(
     steps: list[Step], made: dict[Conv, MeasuredLayer | LoweredConv], chosen: dict[Hashable, str]
 ) -> list[Call]:
     """The steps in turn; what else makes a value that the kernel reads lays it out once for all."""
-    own = {conv: m for conv, m in made.items() if isinstance(m, MeasuredLayer)}
-    read = {value for step in steps if step.op in own for value in step.inputs}
+    found = [made[step.op] if isinstance(step.op, Conv) else step.op for step in steps]
+    read = {
+        value
+        for step, run in zip(steps, found, strict=True)
+        if isinstance(run, MeasuredLayer)
+        for value in step.inputs
+    }
     calls = []
-    for step in steps:
-        run: Run
-        if isinstance(step.op, Conv) and step.op in own:
-            run = own[step.op].following(chosen)
-        else:
-            run = made[step.op] if isinstance(step.op, Conv) else step.op
-            run = partial(_channels_last, run) if step.output in read else run
+    for step, run in zip(steps, found, strict=True):
+        if isinstance(run, MeasuredLayer):
+            run = run.following(chosen)
+        elif step.output in read:
+            run = partial(_channels_last, run)
         calls.append(Call(run, step.inputs, step.output))
     return calls
 

@@ -45,6 +45,7 @@ def faster(program: Program, case: Case, dense: LoweredConv) -> Start | None:
     start = _start(program, case)
     x = normal(program.input_size, case, "NCHW")
     pooling = program.steps[1].op
+    assert not isinstance(pooling, Conv)
     runs = {
         "dense": lambda: pooling(dense(x)).contiguous(memory_format=torch.channels_last),
         "wgmma": lambda: start.run(x),

@@ -17,7 +17,11 @@ from csbench.backends.block.cutlass_layer import CutlassLayer
 from csbench.backends.block.gpu import BlockLayer
 from csbench.backends.block.measured import MeasuredLayer
 from csbench.core.case import Case
+from csbench.core.pattern import parse
+from csbench.graph import attach, reference, trace
 from csbench.graph.program import Conv, Program
+from tests.gpu.shapes import TOLERANCE
+from tests.gpu.shapes import case as given
 from tests.kernels.host import host
 
 pytestmark = host.needs_gxx
@@ -89,3 +93,39 @@ def test_the_kernels_conform(
     report = conformance.run(OnHost(kernel), device="cpu", dtype=dtype, pattern="block")
     assert [o for o in report.outcomes if o.status == "failed"] == []
     assert [o.check for o in report.outcomes if o.status == "skipped"] == ["stream"]
+
+
+def test_what_others_make_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers read the stem's result; neither has to rearrange it."""
+    host.install(monkeypatch)
+    stem = torch.nn.Conv2d(3, 32, 3, padding=1)
+    left, right = (torch.nn.Conv2d(32, 32, 1) for _ in range(2))
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.left, self.right = stem, left, right
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.relu(self.stem(x))
+            return F.relu(self.left(y)) + self.right(y)
+
+    seen = []
+    launch = BlockLayer._ready
+
+    def ready(self: BlockLayer, x: Tensor) -> Tensor:
+        seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        return launch(self, x)
+
+    monkeypatch.setattr(BlockLayer, "_ready", ready)
+    monkeypatch.setattr(MeasuredLayer, "ranked", some_tile)
+    monkeypatch.setattr(network, "Cudnn", lambda: SimpleNamespace(lower=dense))
+    monkeypatch.setattr(network, "normal", lambda size, case, layout: torch.randn(1, *size))
+    monkeypatch.setattr(network.search, "in_context", once)
+    patterns = {name: parse("block:32x32@50%") for name in ("left", "right")}
+    program = attach(trace(Net().eval(), (3, 8, 8), "net"), patterns)
+    lowered = network.lower_network(program, given(batch=1, device="cpu"), BlockLayer)
+    x = torch.randn(1, 3, 8, 8)
+    assert reference.relative_error(lowered(x), reference.run(program, x)) < TOLERANCE["fp32"]
+    assert seen and all(seen)
+    assert [layer.ran for layer in lowered.layers] == ["dense", "sparse", "sparse"]

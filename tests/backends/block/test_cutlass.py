@@ -15,6 +15,7 @@ from csbench.backends.block.cutlass_tile import (
     deepest,
     tiles,
 )
+from csbench.backends.block.tile import multiprocessors
 from csbench.core.case import DTYPES
 from csbench.sparse.formats import VALUE_BYTES
 from tests.gpu.shapes import case, convolution
@@ -49,6 +50,9 @@ def test_candidates_are_few_and_never_none(
     assert 0 < len(found) < 80, found
     assert len({str(tile) for tile in found}) == len(found)
     assert all(tile.cluster <= 9 * 32 // tile.depth for tile in found)
+    for tile in found:
+        blocks = -(-512 // tile.rows) * -(-positions // tile.pixels) * tile.cluster
+        assert tile.cluster == 1 or blocks <= multiprocessors() * tile.resident, tile
     if positions == 802816:
         assert all(tile.cluster == 1 and tile.rows * tile.pixels >= 4096 for tile in found)
 
@@ -87,6 +91,14 @@ def test_an_unpruned_layer_joins_its_rows() -> None:
     assert {tile.rows for tile in dense.tiles.values()} == {32, 64, 128, 256}
     assert {tile.depth for tile in dense.tiles.values()} == {64}
     assert {tile.rows for tile in sparse.tiles.values()} == {32}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_layer_that_keeps_nothing_packs(dtype: str) -> None:
+    conv = convolution(64, 64, (3, 3), (6, 6), sparsity=1.0)
+    values, blocks, offsets, kept = cutlass_layer.pack(conv, (32, 32), dtype, "cpu")
+    assert (len(values), len(blocks), offsets.tolist(), kept) == (0, 0, [0, 0, 0], 0)
+    assert CutlassLayer(conv, case(dtype, device="cpu")).tiles
 
 
 def test_only_the_chosen_packing_is_held() -> None:

@@ -39,6 +39,7 @@ CUTLASS = {
     "small": (32, 32, 2, 1, 1),
     "two boxes": (32, 16, 8, 4, 1),
     "cluster": (32, 32, 2, 2, 4),
+    "many laps of a cluster": (32, 16, 8, 2, 2),
     "joined rows": (64, 32, 2, 2, 2),
 }
 
