@@ -86,7 +86,7 @@ def _tried(layer: Layer, trials: Trials, version: int) -> dict[str, Any]:
 
 def _fatal(layer: Layer, way: Way, trials: Trials, version: int) -> list[str]:
     """What ended a process on the first layer that is numbered alike; each costs a second there."""
-    alike = (version, layer.dtype, way.problem.images > 1, layer.conv.activation == "none")
+    alike = (version, layer.dtype, way.problem.images > 1)
 
     def numbers() -> list[str]:
         crashed = trials.tried(_wanted(layer, way)).crashed
