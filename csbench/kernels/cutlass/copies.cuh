@@ -8,12 +8,6 @@
 
 using TensorMap = cute::TmaDescriptor;
 
-__device__ __forceinline__ uint64_t nanoseconds() {
-  uint64_t now;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-  return now;
-}
-
 struct Barrier {
   uint64_t word;
 };
@@ -30,15 +24,16 @@ __device__ __forceinline__ void barrier_arrive(Barrier& b) {
 __device__ __forceinline__ void barrier_expect(Barrier& b, int bytes) {
   cutlass::arch::ClusterTransactionBarrier::arrive_and_expect_tx(&b.word, bytes);
 }
-// Seconds without the awaited copies or readers mean a mistake: an error is better than no end.
+// As CUTLASS's wait, but 1000 tries of 10 ms without the awaited copies or readers mean a mistake: an
+// error is better than no end. In one piece, so that ptxas sees no divergence between products.
 __device__ __forceinline__ void barrier_wait(Barrier& b, uint32_t phase) {
-  constexpr uint64_t kPatience = 4'000'000'000;  // ns
-  if (!cutlass::arch::ClusterBarrier::try_wait(&b.word, phase)) {
-    const uint64_t start = nanoseconds();
-    while (!cutlass::arch::ClusterBarrier::try_wait(&b.word, phase))
-      if (nanoseconds() - start > kPatience) __trap();
-  }
-  asm volatile("" ::: "memory");
+  asm volatile(
+      "{\n.reg .pred done, over;\n.reg .u32 tries;\nmov.u32 tries, 0;\n"
+      "AGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n@done bra DONE;\n"
+      "add.u32 tries, tries, 1;\nsetp.gt.u32 over, tries, 1000;\n@over trap;\nbra AGAIN;\n"
+      "DONE:\n}" ::"r"(cute::cast_smem_ptr_to_uint(&b.word)),
+      "r"(phase), "r"(10'000'000)
+      : "memory");
 }
 
 __device__ __forceinline__ void prefetch_map(const TensorMap& map) {
