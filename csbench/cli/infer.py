@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from csbench.cli.options import Axis, inference, measuring, output
+from csbench.core.stop import StopRule
 
 
 @click.command()
@@ -39,7 +40,7 @@ from csbench.cli.options import Axis, inference, measuring, output
 @click.option("--input-size", "input", type=Axis("input"), metavar="CxHxW", help="[the model's]")
 @click.option("--per-layer", is_flag=True, help="Also a row for each distinct convolution.")
 @click.option("--seed", type=Axis("seed"), metavar="N", help="Of weights, inputs and order [0].")
-@measuring
+@measuring(StopRule())
 @inference
 @output
 def command(
@@ -60,7 +61,6 @@ def command(
     """
     from csbench.cli.execute import execute, settings
     from csbench.core.axes import Sweep
-    from csbench.core.stop import StopRule
 
     given = {name: value for name, value in axes.items() if value is not None}
     sweep = Sweep(

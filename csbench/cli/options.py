@@ -9,35 +9,50 @@ from typing import Any, TypeVar
 
 import click
 
+from csbench.core.stop import StopRule
 from csbench.core.store import DEFAULT
 from csbench.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def measuring(command: F) -> F:
+def measuring(usual: StopRule | None = None) -> Callable[[F], F]:
     """How long and how carefully to measure; given to the command as the dict `measuring`.
 
-    What the user leaves out is None: a suite's own value, or the default, holds.
+    What the user leaves out is None there: then `usual` holds, or what a suite says.
     """
+
+    def held(name: str) -> str:
+        return "[the suite's]" if usual is None else f"[{getattr(usual, name):g}]"
+
+    noise = "[the suite's]" if usual is None else f"[{usual.max_noise:.0%}]"
     options = (
         click.option(
-            "-w", "--warmup", type=click.IntRange(0), metavar="N", help="Untimed runs of each [5]."
+            "-w", "--warmup", type=click.IntRange(0), metavar="N",
+            help=f"Untimed runs of each {held('warmup')}.",
         ),
         click.option(
             "-r", "--runs", type=click.IntRange(1), metavar="N", help="Exactly N pairs of samples."
         ),
-        click.option("--min-time", type=float, metavar="S", help="Seconds a case at least [1]."),
-        click.option("--max-time", type=float, metavar="S", help="Seconds a case at most [15]."),
+        click.option(
+            "--min-time", type=float, metavar="S",
+            help=f"Seconds of samples at least {held('min_time')}.",
+        ),
+        click.option(
+            "--max-time", type=float, metavar="S",
+            help=f"Seconds of samples at most {held('max_time')}.",
+        ),
         click.option(
             "--max-noise", type=Fraction(), metavar="F",
-            help="Stop when the interval's half-width is below this: 1% or 0.01 [1%].",
+            help=f"Stop when the interval's half-width is below this: 1% or 0.01 {noise}.",
         ),
-        click.option("--timeout", type=float, metavar="S", help="Kill a case after this [600]."),
+        click.option(
+            "--timeout", type=float, metavar="S", help=f"Kill a case after this {held('timeout')}."
+        ),
         click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads."),
     )  # fmt: skip
     names = ("warmup", "runs", "min_time", "max_time", "max_noise", "timeout", "threads")
-    return _gathered(command, options, "measuring", names)
+    return lambda command: _gathered(command, options, "measuring", names)
 
 
 def inference(command: F) -> F:

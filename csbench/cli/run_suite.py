@@ -18,7 +18,7 @@ from csbench.errors import UsageError
     metavar="0,1",
     help="GPUs that share the cases, one worker process each; they share power and host too.",
 )
-@measuring
+@measuring()
 @inference
 @output
 def command(

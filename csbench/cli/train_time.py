@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from csbench.cli.options import Axis, measuring, output
+from csbench.core.stop import TRAINING
 
 
 @click.command()
@@ -89,7 +90,7 @@ from csbench.cli.options import Axis, measuring, output
     help="Save the pruned weights; csbench infer --checkpoint loads them.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
-@measuring
+@measuring(TRAINING)
 @output
 def command(measuring: dict[str, Any], output: dict[str, Any], **asked: Any) -> int:
     """Time training steps of sparsity schemes and project the hours of their schedules.

@@ -16,13 +16,11 @@ from csbench.core.axes import Sweep
 from csbench.core.case import Case
 from csbench.core.outcome import exit_code
 from csbench.core.record import Record
-from csbench.core.stop import StopRule
+from csbench.core.stop import TRAINING
 from csbench.core.store import DEFAULT, Store, measured_keys
 from csbench.core.training import TrainSettings
 from csbench.errors import CsbenchError, SuiteError, UsageError
 
-# Samples are whole steps, which take long and vary more than a forward pass does.
-STOP = StopRule(warmup=2, min_time=2.0, max_time=60.0, max_noise=0.02, timeout=1800.0)
 _LONGEST_WAIT = 300.0  # seconds that ranks wait for one another before all of them end
 _OPTIONS = {"data": None, "save": None, "workers": 2}
 
@@ -32,7 +30,7 @@ def execute(asked: dict[str, Any], measuring: dict[str, Any], output: dict[str, 
     from csbench.cli.execute import settings
     from csbench.training.plan import Asked, plan
 
-    how = settings(measuring, STOP)
+    how = settings(measuring, TRAINING)
     lists = ("batch", "input", "sparsity")
     own = {k: v for k, v in asked.items() if k in Asked._fields and k not in lists}
     size = None if asked["input"] is None else asked["input"][0]

@@ -42,3 +42,7 @@ class StopRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"min_time {self.min_time:g} s is longer than max_time {self.max_time:g} s; "
                 "raise max_time too"
             )
+
+
+# Of a training the samples are whole steps, which take long and vary more than a forward pass does.
+TRAINING = StopRule(warmup=2, min_time=2.0, max_time=60.0, max_noise=0.02, timeout=1800.0)

@@ -216,3 +216,10 @@ def test_a_rank_that_hangs_ends_all_within_the_bound(folder: Path) -> None:
     (record,) = records(folder)
     assert record.status in ("timeout", "error") and record.reason
     assert str(record.reason) in done.stderr
+
+
+def test_the_help_names_the_defaults_of_trainings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train-time", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "at most [60]" in out and "[2%]" in out
+    assert "--copies" not in out  # of networks
