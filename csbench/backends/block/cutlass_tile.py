@@ -29,7 +29,7 @@ MAX_STAGES = 8
 HEADER = 2048  # bytes of shared memory before the stages
 SHARED, RESERVED = 228 * 1024, 1024  # of a multiprocessor, and what each block costs beside its own
 REGISTERS = 65536
-CLUSTERED = 0.8  # of the device's places for blocks: what clusters of any size can fill
+CLUSTERED = 0.8  # of the device's places for blocks: what clusters of any size surely fill
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def candidates(
     """The tiles worth timing where rows may be so wide, a row keeps so many blocks, and a layer has
     so many output channels and pixels.
 
-    Not far larger than the image, no split finer than the steps, and none into more blocks than
-    surely run at once; no small tile where the device is full several times over.
+    Not far larger than the image, no split finer than the steps, and none beyond a block for each
+    multiprocessor, all at once; no small tile where the device is full several times over.
     """
     found = []
     all_of = {wide: list(tiles(wide, channels, precision)) for wide in rows}
@@ -146,8 +146,8 @@ def candidates(
                 continue
             steps = max(1, kept * channels // tile.depth)
             for cluster in CLUSTERS:
-                at_once = CLUSTERED * multiprocessors() * tile.resident
-                if cluster > 1 and (cluster > steps or blocks * cluster > at_once):
+                enough = min(1, CLUSTERED * tile.resident) * multiprocessors()
+                if cluster > 1 and (cluster > steps or blocks * cluster > enough):
                     break
                 found.append(replace(tile, cluster=cluster))
     return found or [min(all_of[rows[0]], key=lambda tile: tile.pixels)]
