@@ -34,6 +34,7 @@ COMPILED_IN = {
 }
 # ... or options with which it is compiled here, where no bytes may spill.
 SAMPLES = {
+    "block/planes.cu": (),
     "csr/direct.cu": ("KIND=1", "ROWS=4", "PIXELS=2", "PADDED=1"),
     "csr/staged.cu": ("KIND=1", "ROWS=2", "GROUPS=2", "PIXELS=2", "WARPS=4", "COPY=4"),
     "latency/io.cu": ("SPLIT=1",),
