@@ -11,8 +11,9 @@
 // costs. Columns are M and output channels N of mma.m16n8k16; weights are read in fragment order.
 //
 // A stage is a few boxes. For each unit and stage the host packs its kept columns as records of 16
-// (one k-step): weights, and where their rows lie in the stage. With two planes a number is the
-// sum of two fp16 (high, low), and a product is low*high + high*low + high*high.
+// (one k-step): weights, and where their rows lie in the stage; the last record may hold columns of
+// the next stage too. With two planes a number is the sum of two fp16 (high, low), and a product is
+// low*high + high*low + high*high.
 //
 // Small images fill few blocks: then K is split, stages are dealt to the blocks of a cluster and
 // to the warps of a block, and sums are added up through shared memory in a fixed order.

@@ -99,7 +99,8 @@ struct Reader {
   }
 };
 
-// This warp's stages of a tile into `sum`; `refill` is called before every stage.
+// This warp's stages of a tile into `sum`; `refill` is called once in every stage, before the next
+// one is waited for.
 template <class Refill>
 __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& reader, Ring& ring,
                                            const Pointers& p, const Shape& s, const Me& me,

@@ -48,6 +48,8 @@ CASES = [
     (70, layer(64, 64, (4, 4), kernel=3, stride=2, activation="relu6"), "shfl-bw:16@75%", "fp32",
      WHOLE(16, 8, 2, 1, promote=8, ahead=1), 1, 1),
     (64, layer(64, 40, (2, 2)), "ovw:8@50%", "bf16", WHOLE(8, 8, 2, 1, promote=0, ahead=2), 1, 1),
+    (64, layer(192, 64, (2, 3), kernel=3, residual=True), "ovw:32@87.5%", "fp16",
+     WHOLE(32, 8, 2, 2, promote=0, ahead=3), 1, 2),
     (17, layer(64, 70, (3, 3), kernel=3, residual=True), "ovw:32@75%", "fp16",
      WHOLE(32, 4, 2, 1, promote=0, ahead=1), 1, 1),
     (20, layer(70, 64, (5, 6), kernel=3, stride=2, padding=0), "ovw:32@50%", "fp16",
