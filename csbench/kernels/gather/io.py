@@ -145,9 +145,10 @@ def mean_pool(x: Activation) -> Activation:
     out = x.like(x.channels, Layout(x.layout.images, 1, 1))
     window = _window(x, out, (1, 1), (1, 1), (0, 0), (1, 1))
     lanes = 1 if x.layout.along_images else 32
+    block = 64  # few threads have work, so all processors should have some
     _windows(x, "mean_pool").launch(
-        -(-window.threads * lanes // 256), 256, [x.data, out.data, x.places, out.places, window],
-        overlap=True,
+        -(-window.threads * lanes // block), block,
+        [x.data, out.data, x.places, out.places, window], overlap=True,
     )  # fmt: skip
     return out
 

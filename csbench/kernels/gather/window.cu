@@ -147,10 +147,20 @@ extern "C" __global__ void mean_pool(const u16* x, u16* y, const Columns from, c
   const int vectors = (s.images + kVector - 1) / kVector;
   const int n = int(item % vectors) * kVector, c = int(item / vectors);
   Pixels sum = {};
-  for (int p = threadIdx.x % kLanes; p < s.height * s.width; p += kLanes) {
-    const Pixels v = read_pixels(x, from, from.at(n, c, p / s.width, p % s.width));
+  const long long first = from.at(n, c, 0, 0);
+  constexpr int kBatch = 7;  // reads that are on their way together
+  const int pixels = s.height * s.width;
+  for (int p = threadIdx.x % kLanes; p < pixels; p += kBatch * kLanes) {
+    Pixels v[kBatch] = {};
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) sum.v[i] += v.v[i];
+    for (int k = 0; k < kBatch; ++k) {
+      const int q = p + k * kLanes, h = q / s.width, w = q - h * s.width;
+      if (q < pixels) v[k] = read_pixels(x, from, first + h * from.height + w * from.width);
+    }
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k)
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) sum.v[i] += v[k].v[i];
   }
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
