@@ -113,7 +113,8 @@ def test_zeros_meet_no_input(dtype: str, batch: int, monkeypatch: pytest.MonkeyP
         kept = weight[:, channel, 0, 0] != 0
         out = lowered(x).float()
         assert not out[:, kept].isfinite().any()
-        assert torch.allclose(out[:, ~kept], conv.bias[~kept, None, None], rtol=1e-3)
+        wanted = conv.bias[~kept, None, None]
+        assert torch.allclose(out[:, ~kept], wanted, rtol=1e-3, atol=1e-6)  # fp16's smallest: 6e-8
 
 
 SIZES = [(1, 3, 5, 7), (2, 70, 3, 4), (20, 64, 2, 3), (70, 33, 2, 2)]
