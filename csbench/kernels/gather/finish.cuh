@@ -78,7 +78,7 @@ struct Clamp {
   float low, high;
 
   __device__ __forceinline__ Clamp(const Pointers& p, const Shape& s) {
-    low = s.relu ? 0.f : -INFINITY, high = INFINITY;
+    low = s.relu ? 0.f : __uint_as_float(0xff800000u), high = __uint_as_float(0x7f800000u);
     if (p.limit) high = __ldg(p.limit);
   }
 };
