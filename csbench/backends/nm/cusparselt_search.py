@@ -24,6 +24,8 @@ from csbench.kernels.cusparselt.trial import Lost, Run, Trials, serve
 Pair = tuple[int, int]
 Sizes = tuple[int, int, int]
 
+_ONE = "this algorithm"
+
 
 class Wanted(msgspec.Struct):
     """A layer without its weights, and the way whose algorithms are to be timed."""
@@ -68,13 +70,17 @@ def choose(layer: Layer, trials: Trials) -> None:
 
 
 def _tried(layer: Layer, trials: Trials, version: int) -> dict[str, Any]:
-    """All algorithms of all ways."""
+    """All algorithms of all ways; a way that the library refuses leaves the others."""
     times: dict[str, float] = {}
     crashed: list[str] = []
     why = ""
     for way in layer.ways.values():
-        fatal = _fatal(layer, way, trials, version)
-        found = trials.tried(_wanted(layer, way), skip=fatal)
+        try:
+            fatal = _fatal(layer, way, trials, version)
+            found = trials.tried(_wanted(layer, way), skip=fatal)
+        except BackendError as error:
+            why = str(error)
+            continue
         times |= found.times
         crashed += fatal + found.crashed
         why = found.why or why
@@ -132,7 +138,7 @@ def _random(layer: Layer, size: Sizes) -> torch.Tensor:
 
 def _milliseconds(run: Run) -> float:
     try:
-        return search.measure({"": run})[""]
+        return search.measure({_ONE: run})[_ONE]
     except RuntimeError as error:
         try:
             torch.cuda.synchronize()

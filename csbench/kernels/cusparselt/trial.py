@@ -8,6 +8,7 @@ hears of each candidate before it runs, and asks for those behind the one that e
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import select
@@ -25,6 +26,7 @@ Run = Callable[[], object]
 
 _TIMEOUT = 120  # seconds without a word: what hangs is as good as dead
 _MOST = 64  # candidates that may crash before something else must be wrong
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _MAIN = "import sys; sys.path[:] = {path!r}; from {module} import {function}; {function}()"
 
 
@@ -61,9 +63,16 @@ class Trials:
 
         Raises BackendError where the process ends and it is of no candidate.
         """
+        try:
+            return self._tried(request, set(skip))
+        except BaseException:
+            self.end()  # answers that nobody heard would be taken for those of the next request
+            raise
+
+    def _tried(self, request: object, done: set[str]) -> Tried:
         times: dict[str, float] = {}
         crashed: list[str] = []
-        done, why = set(skip), ""
+        why = ""
         while len(crashed) < _MOST:
             before, trying = len(done), None
             for word, *rest in self._answers([request, sorted(done)]):
@@ -127,6 +136,7 @@ def serve(
     """
     out = os.dup(1)
     os.dup2(2, 1)  # nothing but answers goes to the parent
+    _die_with_parent()
 
     def say(*words: object) -> None:
         os.write(out, json.dumps(words).encode() + b"\n")
@@ -135,7 +145,10 @@ def serve(
         _, status = os.waitpid(pid, 0)
         if status == 0:
             return
+        if os.WIFSIGNALED(status):
+            say("why", f"killed by {signal.Signals(os.WTERMSIG(status)).name}")
         say("dead")
+    _die_with_parent()
     try:
         for line in os.fdopen(0, "rb", buffering=0):
             request, skip = json.loads(line)
@@ -152,3 +165,9 @@ def serve(
         say("why", (str(error).strip().splitlines() or [type(error).__name__])[0])
         os._exit(1)
     os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """What hangs on the device reads no more requests, so their end would not end it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

@@ -223,6 +223,24 @@ def test_a_layer_of_which_nothing_runs_says_why() -> None:
         choose(made, InPlace(["direct 0", "direct 1"]))
 
 
+@pytest.mark.usefixtures("exact", "remembered")
+def test_a_way_that_the_library_refuses_leaves_the_others() -> None:
+    class Refusing(InPlace):
+        def tried(self, request: Any, skip: Iterable[str] = ()) -> Tried:
+            if request["way"] in self.fatal:
+                raise BackendError("no batches")
+            return super().tried(request, skip)
+
+    def layer_of(refused: Sequence[str]) -> Layer:
+        made = Layer(LAYERS["3x3"][0], case(dtype="tf32", batch=2))
+        choose(made, Refusing(refused))
+        return made
+
+    with pytest.raises(BackendError, match=r"cuSPARSELt refuses .*: no batches"):
+        layer_of(["by rows", "explicit"])
+    assert str(layer_of(["by rows"]).chosen) == "explicit 1"
+
+
 @pytest.mark.parametrize(
     "choice", [Choice("by rows", Algorithm(12, 4)), Choice("direct", Algorithm(3))]
 )

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from csbench.errors import BackendError
 from csbench.kernels.cusparselt import trial
 from csbench.kernels.cusparselt.trial import Trials
+
+ROOT = Path(__file__).parents[3]
+HANGING = """
+from csbench.kernels.cusparselt.trial import Trials
+for words in Trials("tests.backends.nm.dying:main")._answers([["run", "hang"], []]):
+    print(*words, flush=True)
+"""
 
 
 @pytest.fixture
@@ -40,6 +53,40 @@ def test_what_hangs_is_as_good_as_dead(trials: Trials, monkeypatch: pytest.Monke
     trials.tried(["run"])  # it has started
     monkeypatch.setattr(trial, "_TIMEOUT", 2)
     assert trials.tried(["hang"]).crashed == ["0 hang"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell no process of that end")
+def test_what_hangs_ends_with_the_process_that_asked() -> None:
+    command = [sys.executable, "-c", HANGING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as asked:
+        assert asked.stdout is not None
+        words = [asked.stdout.readline().split() for _ in range(3)]
+        assert words[-1] == ["try", "1", "hang"]
+        worker = os.pidfd_open(int(float(words[1][-1])))
+        asked.send_signal(signal.SIGKILL)
+    ended, _, _ = select.select([worker], [], [], 30)
+    if not ended:
+        signal.pidfd_send_signal(worker, signal.SIGKILL)
+    os.close(worker)
+    assert ended
+
+
+def test_answers_that_nobody_heard_are_not_those_of_the_next_request(
+    trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(text: bytes) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial.json, "loads", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trials.tried(["run", "run"])
+    assert list(trials.tried(["refuse", "run"]).times) == ["1 run"]
+
+
+def test_a_crash_by_a_signal_is_named(trials: Trials) -> None:
+    assert trials.tried(["die"]).why == "killed by SIGKILL"
+    assert trials.tried(["lose"]).why == "illegal instruction"
 
 
 def test_a_request_that_cannot_be_tried_says_why(trials: Trials) -> None:
