@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -110,8 +110,10 @@ def run(cases: list[Case], asked: dict[str, Any], how: Settings, output: dict[st
                 break
     finally:
         leave(ranks)
-        if ranks.first:
+        if ranks.first and records:  # whatever ended it, what was measured is shown
             _print(records, {**output, "whole": asked.get("whole")}, reporter)
+    if not records:
+        reporter.say("nothing to measure")
     statuses = {record.status for record in records}
     if ranks.launched and statuses <= {"ok", "noisy"}:
         return 0  # torchrun takes any other code for a crash of this rank
@@ -137,9 +139,10 @@ def remarks(case: Case) -> list[str]:
     assert isinstance(asked, TrainSettings)
     found = []
     if case.device == "cpu" and asked.dataset == "imagenet":
+        theirs = "" if case.batch in (256, 32) else ", not the source's 256 or 32"
         found.append(
-            f"a CPU: batch {case.batch}, not the source's 256 or 32; the projected hours are those "
-            "of this machine at this batch"
+            f"a CPU: batch {case.batch}{theirs}; the projected hours are those of this machine at "
+            "this batch"
         )
     if asked.data == "synthetic":
         found.append("synthetic images, already on the device: reading them is left out")
@@ -165,11 +168,7 @@ def _threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def _print(records: Iterable[Record], output: dict[str, Any], reporter: Reporter) -> None:
-    found = list(records)
-    if not found:
-        reporter.say("nothing to measure")
-        return
+def _print(found: list[Record], output: dict[str, Any], reporter: Reporter) -> None:
     if output["as_json"]:
         for record in found:
             click.echo(msgspec.json.encode(record).decode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -16,6 +17,7 @@ from csbench.training import cifar, digits, folder
 from csbench.training.datasets import Dataset
 
 Batch = tuple[Tensor, Tensor]  # images [N, C, H, W] float32, targets [N] int64
+_READY = 2  # batches that a loader's process keeps ready, as torch has it by default
 _KEPT = 2  # synthetic batches that rotate, so that a step does not find its input in a cache
 
 
@@ -119,3 +121,21 @@ def open_source(
     if dataset.name == "cifar100":
         return InMemory(cifar.read(path), case, place, seed, rank, ranks)
     return folder.FolderSource(path, dataset, case, place.put, seed, workers, rank, ranks)
+
+
+def loader_ms(source: Source, workers: int, count: int) -> tuple[float, ...]:
+    """`count` samples of what a batch takes to be read, in milliseconds.
+
+    What lies ready is taken away first; then a sample is one batch of every process, since they
+    come together.
+    """
+    together = max(1, workers)
+    for _ in range(_READY * together):
+        source.batch()
+    found = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        for _ in range(together):
+            source.batch()
+        found.append((time.perf_counter() - begun) * 1e3 / together)
+    return tuple(found)

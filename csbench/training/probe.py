@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import time
+import gc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
+from torch import nn
 
 from csbench.bench.clocks import Clock
 from csbench.bench.memory import in_use, peak_of
@@ -13,6 +15,7 @@ from csbench.bench.sampling import Pairs, sample_alone, sample_pairs
 from csbench.core.stop import StopRule
 from csbench.core.training import EventReport, HeldOut, PhaseReport, TrainingReport
 from csbench.training.clock import step_clock
+from csbench.training.data import loader_ms
 from csbench.training.ranks import agreed
 from csbench.training.schedule import Phase
 from csbench.training.setup import Setup
@@ -28,6 +31,7 @@ _SPLITS = 5  # steps that are taken apart
 _EVENTS, _EVENT_SECONDS = 3, 5.0  # samples of an event, fewer where they take longer
 _SHORT_EVENT_MS = 200.0
 _HELD_LEAST, _HELD_MOST = 4, 200  # steps of the held-out window
+_BEFORE_PEAK = {"cpu": 1, "cuda": 5}  # steps; on a CPU peaks are not compared
 
 
 class NotFinite(Exception):  # noqa: N818 (an outcome of a case)
@@ -49,10 +53,11 @@ class Probe:
         """The raw report and the trainer as the schedule's end leaves it."""
         setup = self._setup
         self._say("building dense training")
+        self._first_product()
         baseline, dense_peak = self._baseline()
         self._say(f"building {setup.case.backend}")
         device = setup.case.device
-        before = in_use(device)
+        before = self._in_use()
         trainer = setup.trainer()
         self.peak_bytes = _peak(self._step(trainer), device, before)
         sparse = [] if setup.spec.name == "dense" else trainer.scheme.layers.names
@@ -80,13 +85,29 @@ class Probe:
     def _baseline(self) -> tuple[Callable[[], None], int | None]:
         """The dense step, and its peak memory: for `dense` itself a plain loop's."""
         setup, device = self._setup, self._setup.case.device
-        before = in_use(device)
+        before = self._in_use()
         if setup.spec.name == "dense" and not setup.ranks.launched:
             step = plain_loop(setup.model(), setup.recipe, setup.how, self._source.batch)
         else:
             dense = setup.dense(parallel=setup.ranks.launched)
             step = self._step(dense)
         return step, _peak(step, device, before)
+
+    def _first_product(self) -> None:
+        """A step of one small layer: what the process keeps from its first products on (cuBLAS's
+        workspaces) would count as memory of dense training, which comes first."""
+        setup = self._setup
+        device = setup.case.device
+        batch = torch.ones(64, 64, device=device), torch.zeros(64, dtype=torch.long, device=device)
+        plain_loop(
+            nn.Linear(64, 64), setup.recipe, replace(setup.how, compile=False), lambda: batch
+        )()
+
+    def _in_use(self) -> int:
+        """Memory in use when all that an earlier case left behind is gone."""
+        gc.collect()
+        self._setup.ranks.barrier()  # NCCL lets go of what earlier collectives used at the next one
+        return in_use(self._setup.case.device)
 
     def _step(self, trainer: Trainer) -> Callable[[], None]:
         batch = self._source.batch
@@ -185,12 +206,7 @@ class Probe:
         """What a batch of the loader takes when nothing else runs."""
         if self._setup.asked.data != "real":
             return ()
-        found = []
-        for _ in range(2 * _EVENTS):
-            begun = time.perf_counter()
-            self._source.batch()
-            found.append((time.perf_counter() - begun) * 1e3)
-        return tuple(found)
+        return loader_ms(self._source, self._setup.options.workers, _EVENTS)
 
     def _ddp(self, with_ddp: Callable[[], None]) -> Pairs | None:
         """DistributedDataParallel itself: the dense step with it and one without, in turn."""
@@ -202,8 +218,14 @@ class Probe:
 
 
 def _peak(step: Callable[[], None], device: str, before: int) -> int | None:
-    """The peak of a step after the first, which has no momentum yet and searches algorithms."""
-    step()
+    """The peak of a step that is as all later ones.
+
+    The first has no momentum yet and searches algorithms. DistributedDataParallel makes new buckets
+    in the second, and NCCL keeps the old ones until its watchdog has looked and a collective
+    follows, some 0.1 s later.
+    """
+    for _ in range(_BEFORE_PEAK[device]):
+        peak_of(step, device, before)  # waits for the step
     return peak_of(step, device, before)
 
 

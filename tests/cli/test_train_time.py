@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from csbench.cli import run
+from csbench.cli.training import remarks
 from csbench.core.projection import hours
 from csbench.core.record import Record
 from csbench.core.store import read
 from csbench.core.training import TrainingReport, TrainSettings
+from csbench.training.plan import Asked, plan
 
 ROOT = Path(__file__).parents[2]
 NETS = ROOT / "tests" / "training" / "nets.py"
@@ -137,6 +139,21 @@ def test_wrong_input_is_one_line(
     assert train(*arguments) == 2
     assert said in capsys.readouterr().err
     assert not (folder / "csbench-results").exists() or not records(folder)
+
+
+def test_a_folder_that_is_wrong_is_the_last_line_and_nothing_else_is_claimed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--pattern", "cs", "--dataset", "cifar100", "--data", ".") == 2
+    err = capsys.readouterr().err
+    assert "no file 'train'" in err.splitlines()[-1]
+    assert "nothing to measure" not in err
+
+
+@pytest.mark.parametrize(("batch", "other"), [(8, True), (32, False)])
+def test_a_cpu_is_said_and_a_batch_that_is_not_the_sources(batch: int, other: bool) -> None:
+    line, _ = remarks(plan(Asked(scheme="cs", batch=batch, device="cpu")))
+    assert f"a CPU: batch {batch}" in line and ("not the source's" in line) is other
 
 
 def test_a_case_that_is_there_is_not_measured_again(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from csbench.core.case import Case
 from csbench.errors import UsageError
 from csbench.training import cifar
-from csbench.training.data import Place, open_source
+from csbench.training.data import Place, loader_ms, open_source
 from csbench.training.datasets import DATASETS, Dataset
 from csbench.training.folder import FolderSource
 
@@ -144,3 +145,29 @@ def test_wrong_image_trees_are_told(tmp_path: Path) -> None:
     (empty / "b").mkdir()
     with pytest.raises(UsageError, match="holds no images"):
         source_of(empty)
+
+
+class Prefetched:
+    """A loader that has two batches of each process ready; all others take it 30 ms of a clock."""
+
+    def __init__(self, workers: int) -> None:
+        self.ready, self.workers, self.now = 2 * workers, workers, 0.0
+        self.taken = 0
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        self.taken += 1
+        if self.taken > self.ready and self.taken % self.workers == 0:
+            self.now += 0.030 * self.workers  # the processes finish together
+        return torch.empty(0), torch.empty(0)
+
+    def validation(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter(())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_batches_that_lay_ready_do_not_make_the_loader_fast(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = Prefetched(workers)
+    monkeypatch.setattr("csbench.training.data.time.perf_counter", lambda: loader.now)
+    assert loader_ms(loader, workers, 3) == pytest.approx([30.0] * 3)

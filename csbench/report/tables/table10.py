@@ -57,7 +57,7 @@ def _settings(one: Trained, lines: int) -> list[Cell]:
     rate = f"{recipe.lr:g}"
     if recipe.finetune_lr is not None and recipe.finetune_lr != recipe.lr:
         rate += f"/{recipe.finetune_lr:g}"
-    ranks = f" x {one.asked.ranks} ranks" if one.asked.ranks else ""
+    ranks = f" x {one.asked.ranks} ranks" if one.asked.ranks > 1 else ""
     found = [
         Cell(recipe.scheme),
         Cell(f"{one.row.case.batch}{ranks}"),

@@ -10,7 +10,7 @@ from csbench.report.paper import compare, published
 from csbench.report.provenance import Source
 from csbench.report.rows import Estimate, Row
 from csbench.report.table import MISSING, Cell, Cells, Column, Table, groups_of
-from csbench.report.tables.agreement import agreement
+from csbench.report.tables.agreement import agreement, is_theirs
 from csbench.report.tables.cells import INTERVALS, estimate_cell, time_cell
 from csbench.report.trained import Trained, over_nm, trained
 
@@ -24,7 +24,7 @@ def training_hours(rows: Sequence[Row], source: Source) -> list[Table]:
     hours: dict[str, float] = paper["hours"]
     probed = [one for one in trained(rows) if not one.asked.whole]
     lines = [(_title(one), _cells(one, probed, hours)) for one in probed]
-    shown = {one.scheme for one in probed if _is_theirs(one)}
+    shown = {one.scheme for one in probed if is_theirs(one)}
     missing = [name for name in hours if name not in shown]
     lines += [("published alone" if probed else "", _published(name, hours)) for name in missing]
     return [
@@ -79,7 +79,7 @@ def _title(one: Trained) -> str:
 
 def _cells(one: Trained, others: Sequence[Trained], hours: dict[str, float]) -> Cells:
     case, asked, parts = one.row.case, one.asked, one.split_ms
-    theirs, their_ratio = _theirs(one.scheme, hours) if _is_theirs(one) else (MISSING, MISSING)
+    theirs, their_ratio = _theirs(one.scheme, hours) if is_theirs(one) else (MISSING, MISSING)
     error = one.error
     return (
         Cell(case.model),
@@ -112,11 +112,6 @@ def _published(scheme: str, hours: dict[str, float]) -> Cells:
     return tuple(known.get(column.key, MISSING) for column in _COLUMNS)
 
 
-def _is_theirs(one: Trained) -> bool:
-    """Whether the published hours are of this network and data, as far as the source tells."""
-    return one.asked.dataset == "imagenet" and one.row.case.model == "resnet50"
-
-
 def _theirs(scheme: str, hours: dict[str, float]) -> tuple[Cell, Cell]:
     if scheme not in hours:
         return MISSING, MISSING
@@ -143,9 +138,11 @@ def _notes(probed: Sequence[Trained], paper: dict[str, object]) -> list[str]:
     notes += [
         "All hours are projected: steps, mask updates and validation that were sampled, times how "
         "often the schedule has them. Left out: " + "; ".join(_left_out(probed)) + ".",
-        "Time over N:M is at equal epochs. Step over dense is against dense training in the same "
-        "run, for dense itself against a plain PyTorch loop. Self-check: how far the short samples "
-        "were off for a longer window. Memory: the peak above that of dense training.",
+        "Time over N:M is at equal epochs, of two runs one after the other: its interval does not "
+        "hold what the machine itself changed between them. Step over dense is against dense "
+        "training in the same run, for dense itself against a plain PyTorch loop. Self-check: how "
+        "far the short samples were off for a longer window. Memory: the peak above that of dense "
+        "training.",
         INTERVALS,
     ]
     loaders = [one for one in probed if one.report and one.report.loader_ms]
@@ -159,14 +156,21 @@ def _notes(probed: Sequence[Trained], paper: dict[str, object]) -> list[str]:
     found = [agreement(one, probed, hours) for one in probed if one.scheme == "cs"]
     notes += [paragraph for paragraph in found if paragraph]
     settings = paper["setting"]
-    for one in probed[:1]:
-        case = one.row.case
-        ours = {"GPU": one.row.device, "number of GPUs": str(max(1, one.asked.ranks)),
-                "model": case.model, "batch": str(case.batch), "dtype": case.dtype,
-                "epochs": str(one.asked.epochs)}  # fmt: skip
-        assert isinstance(settings, dict)
-        notes.append(str(compare(settings, ours)))
-    return notes
+    assert isinstance(settings, dict)
+    return [*notes, str(compare(settings, _measured(probed)))]
+
+
+def _measured(probed: Sequence[Trained]) -> dict[str, str]:
+    """The settings of the probes; several values where they differ."""
+    each = [
+        {
+            "GPU": one.row.device, "number of GPUs": str(max(1, one.asked.ranks)),
+            "model": one.row.case.model, "batch": str(one.row.case.batch),
+            "dtype": one.row.case.dtype, "epochs": str(one.asked.epochs),
+        }
+        for one in probed
+    ]  # fmt: skip
+    return {name: " and ".join(dict.fromkeys(ours[name] for ours in each)) for name in each[0]}
 
 
 def _left_out(probed: Sequence[Trained]) -> list[str]:
