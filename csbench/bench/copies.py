@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from csbench.bench.capture import Replay
-from csbench.bench.memory import free_share
+from csbench.bench.memory import free_share, out_of_memory
 from csbench.core.stop import StopRule
 
 # Copies differ more on a CPU and cost less there (docs/measurement.md).
@@ -37,14 +37,21 @@ def grow(copies: list[Replay], make: Callable[[], Replay], count: int, seconds: 
     while len(copies) < count and time.perf_counter() - begun < seconds:
         if not _room(device):
             return
-        try:
-            made = make()
-        except torch.cuda.OutOfMemoryError:
+        made = _made(make)
+        if made is None or made.mode != copies[0].mode:
             _let_go()
             return
-        if made.mode != copies[0].mode:
-            return
         copies.append(made)
+
+
+def _made(make: Callable[[], Replay]) -> Replay | None:
+    """None where memory ran out; what the error holds of it is free when this returns."""
+    try:
+        return make()
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return None
 
 
 def _room(device: str) -> bool:

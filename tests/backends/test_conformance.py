@@ -9,6 +9,7 @@ import torch
 
 from csbench.backends import conformance
 from csbench.backends.base import Backend
+from csbench.backends.conformance import kit
 from csbench.backends.conformance.diagnosis import diagnose
 from csbench.backends.fake import Fake
 from tests.backends import cheats
@@ -46,6 +47,17 @@ def test_the_fake_backend_conforms_as_a_dense_one() -> None:
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_an_honest_backend_conforms_in_half(dtype: str) -> None:
     assert reasons(cheats.Honest(), dtype) == ()
+
+
+def test_an_error_between_two_calls_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(subject: object) -> str:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand advice")
+
+    monkeypatch.setitem(kit.CHECKS, "correctness", late)
+    report = conformance.run(cheats.Honest(), device="cpu", dtype="fp32", pattern="dense")
+    failed = next(o for o in report.outcomes if o.check == "correctness")
+    assert (failed.status, failed.reason) == ("failed", "raises")
+    assert failed.detail == "RuntimeError: CUDA error: an illegal memory access was encountered"
 
 
 def test_refusals_are_legitimate_and_counted() -> None:

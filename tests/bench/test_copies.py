@@ -64,9 +64,16 @@ def test_memory_that_torch_keeps_for_later_is_room(monkeypatch: pytest.MonkeyPat
     assert len(found) == 4
 
 
-def test_a_copy_that_does_not_fit_or_runs_otherwise_is_left_out() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("out of memory"), MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)  # fmt: skip
+def test_a_copy_that_does_not_fit_or_runs_otherwise_is_left_out(error: Exception) -> None:
     def too_big() -> Replay:
-        raise torch.cuda.OutOfMemoryError("out of memory")
+        raise error
 
     found = [replay("graph")]
     copies.grow(found, too_big, 4, seconds=60)
@@ -74,3 +81,11 @@ def test_a_copy_that_does_not_fit_or_runs_otherwise_is_left_out() -> None:
     assert len(found) == 1
     copies.grow(found, lambda: replay("graph"), 4, seconds=60)
     assert len(found) == 4
+
+
+def test_a_copy_that_fails_otherwise_is_no_want_of_memory() -> None:
+    def broken() -> Replay:
+        raise RuntimeError("illegal instruction")
+
+    with pytest.raises(RuntimeError, match="illegal instruction"):
+        copies.grow([replay()], broken, 4, seconds=60)

@@ -50,3 +50,7 @@ def _outcome(name: str, check: Callable[[Subject], str], subject: Subject) -> Ou
         return Outcome(check=name, status="skipped", detail=str(why))
     except Rejected as found:
         return Outcome(check=name, status="failed", reason=found.reason, detail=found.detail)
+    except Exception as error:  # work on a GPU fails after the call that queued it
+        line = (str(error).strip().splitlines() or [""])[0]
+        detail = f"{type(error).__name__}: {line}"
+        return Outcome(check=name, status="failed", reason="raises", detail=detail)

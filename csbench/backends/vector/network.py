@@ -8,7 +8,6 @@ inputs in torch's layout; where a layer reads the result it is packed again.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from csbench.backends.base import TORCH_DTYPE, LoweredNetwork
 from csbench.backends.chain import Call, in_turn
 from csbench.backends.cs import throughput_layer as wgmma
 from csbench.backends.cs.calibrate import calibrate
+from csbench.backends.cs.lowering import power_for
 from csbench.backends.cs.pooling import is_global_mean, max_window
 from csbench.backends.dense.cudnn import Cudnn
 from csbench.backends.vector.depthwise import Depthwise, is_depthwise
@@ -34,10 +34,6 @@ from csbench.kernels.gather import io
 from csbench.kernels.gather.layout import Activation
 from csbench.kernels.gather.pack import Units
 from csbench.kernels.wgmma.stem import STEM_POOL, stem_fits, stem_pool_fits
-
-# The largest calibrated magnitude is stored as 2^8, so inputs may grow 2^7 times before fp16's
-# range ends, and the low halves keep fp32's bits for all but tiny numbers.
-_CALIBRATED = 2.0**8
 
 
 @dataclass(frozen=True)
@@ -192,9 +188,7 @@ class _Lowering:
 
     def _scale(self, value: int) -> float:
         """The power of two that brings the calibrated peak to at most 2^8; 1 for one plane."""
-        if self.kind.planes == 1:
-            return 1.0
-        return 2.0 ** math.floor(math.log2(_CALIBRATED / max(self.peaks[value].peak, 1e-20)))
+        return 1.0 if self.kind.planes == 1 else power_for(self.peaks[value].peak)
 
     def _constant(self, scale: float) -> Tensor:
         if scale not in self.constants:
