@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork, Run
 from csbench.backends.chain import Call, in_turn
-from csbench.backends.csr import gpu
+from csbench.backends.csr.gpu import lower, missing, why_not
 from csbench.backends.csr.layer import CsrLayer
 from csbench.backends.dense.algorithms import normal
 from csbench.backends.dense.cudnn import Cudnn
@@ -19,6 +19,8 @@ from csbench.core.record import LayerReport
 from csbench.graph.program import Conv, Program, Step
 from csbench.kernels import nvrtc, search
 from csbench.kernels.csr import launch
+
+__all__ = ["lower", "lower_network", "missing", "why_not"]
 
 ALTERNATIVES = 4  # of each layer's variants alone, tried again in the network
 
@@ -117,4 +119,4 @@ def _following(layer: CsrLayer, signature: Hashable, chosen: Mapping[Hashable, s
 
 
 def _why_dense(conv: Conv, case: Case) -> str | None:
-    return "it carries no pattern" if conv.pattern is None else gpu.why_not(conv, case)
+    return "it carries no pattern" if conv.pattern is None else why_not(conv, case)

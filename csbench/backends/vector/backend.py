@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from csbench.backends.base import LoweredConv, LoweredNetwork
+from csbench.backends.vector import gpu
 from csbench.core.case import DTYPES, Case
 from csbench.graph.program import Conv, Program
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 
 class Ovw:
@@ -21,21 +17,17 @@ class Ovw:
     dtypes = frozenset(DTYPES)
 
     def missing(self, device: str) -> str | None:
-        problem: str | None = _gpu().missing()
-        return problem
+        return gpu.missing()
 
     def why_not(self, conv: Conv, case: Case) -> str | None:
-        reason: str | None = _gpu().why_not(conv, case)
-        return reason
+        return gpu.why_not(conv, case)
 
     def lower(self, conv: Conv, case: Case) -> LoweredConv:
-        lowered: LoweredConv = _gpu().lower(conv, case)
-        return lowered
+        return gpu.lower(conv, case)
 
     def lower_network(self, program: Program, case: Case, *, sparse: bool = True) -> LoweredNetwork:
         """The whole network; without `sparse` every layer dense on the same kernels."""
-        network: LoweredNetwork = _gpu().lower_network(program, case, sparse=sparse)
-        return network
+        return gpu.lower_network(program, case, sparse=sparse)
 
 
 class ShflBw(Ovw):
@@ -43,9 +35,3 @@ class ShflBw(Ovw):
 
     name = "shfl-bw"
     patterns = frozenset({"shfl-bw"})
-
-
-def _gpu() -> ModuleType:
-    from csbench.backends.vector import gpu
-
-    return gpu
