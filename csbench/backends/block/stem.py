@@ -15,14 +15,13 @@ from torch import Tensor
 from csbench.backends.base import LoweredConv
 from csbench.backends.cs.calibrate import calibrate
 from csbench.backends.cs.lowering import power_for
-from csbench.backends.cs.pooling import max_window
+from csbench.backends.cs.pooling import stem_takes
 from csbench.backends.cs.throughput_layer import Stem, geometry, kind_of
 from csbench.backends.dense.algorithms import normal
 from csbench.core.case import Case
 from csbench.graph.program import Conv, Program
 from csbench.kernels import nvrtc, search
 from csbench.kernels.block.planes import CHANNELS, SOURCE, from_planes
-from csbench.kernels.wgmma.stem import STEM_POOL, stem_pool_fits
 
 SOURCES = ("wgmma/stem_pool.cu", SOURCE)
 
@@ -66,15 +65,12 @@ def _fits(program: Program, case: Case) -> bool:
     alone = second.inputs == (first.output,) and all(
         first.output not in step.inputs for step in program.steps[2:]
     )
+    which = stem_takes(conv, geometry(conv), kind_of(case.dtype, sparse=False), second.op)
     return (
         alone
         and program.result != first.output
-        and max_window(second.op) == STEM_POOL
-        and conv.groups == 1
-        and conv.activation != "relu6"
-        and not conv.residual
         and conv.output_size[0] % CHANNELS == 0
-        and stem_pool_fits(kind_of(case.dtype, sparse=False), geometry(conv))
+        and which == "stem_pool"
     )
 
 

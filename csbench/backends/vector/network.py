@@ -7,33 +7,26 @@ inputs in torch's layout; where a layer reads the result it is packed again.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from csbench.backends.base import TORCH_DTYPE, LoweredNetwork
 from csbench.backends.chain import Call, in_turn
 from csbench.backends.cs import throughput_layer as wgmma
-from csbench.backends.cs.calibrate import calibrate
-from csbench.backends.cs.lowering import power_for
-from csbench.backends.cs.pooling import is_global_mean, max_window
+from csbench.backends.cs.lowering import Lowering
+from csbench.backends.cs.pooling import is_global_mean, max_window, stem_takes
 from csbench.backends.dense.cudnn import Cudnn
 from csbench.backends.vector.depthwise import Depthwise, is_depthwise
 from csbench.backends.vector.layer import Layer, kind_of, why_not_at_all
 from csbench.backends.vector.units import from_dense, units_of
 from csbench.core.case import Case
-from csbench.core.record import LayerReport
 from csbench.errors import PatternError
 from csbench.graph.program import Conv, Program, Step
 from csbench.kernels.gather import io
 from csbench.kernels.gather.layout import Activation
 from csbench.kernels.gather.pack import Units
-from csbench.kernels.wgmma.stem import STEM_POOL, stem_fits, stem_pool_fits
 
 
 @dataclass(frozen=True)
@@ -53,20 +46,13 @@ def lower_network(program: Program, case: Case, *, sparse: bool = True) -> Lower
     return _Lowering(program, case, sparse).network()
 
 
-class _Lowering:
-    """Turns steps into calls over a table of values, and remembers how each value is stored."""
+class _Lowering(Lowering):
+    """Remembers how each value is stored."""
 
     def __init__(self, program: Program, case: Case, sparse: bool) -> None:
-        self.program, self.case, self.sparse = program, case, sparse
-        self.kind = kind_of(case.dtype)
-        self.peaks = calibrate(program, case)
+        super().__init__(program, case)
+        self.sparse, self.kind = sparse, kind_of(case.dtype)
         self.stored = {0: Stored(False)}
-        self.readers = _readers(program)
-        self.fresh = itertools.count(1 + max(step.output for step in program.steps))
-        self.as_columns: dict[int, int] = {}  # values that were packed, and where they are now
-        self.calls: list[Call] = []
-        self.reports: list[LayerReport] = []
-        self.constants: dict[float, Tensor] = {}
 
     def network(self) -> LoweredNetwork:
         steps = list(self.program.steps)
@@ -91,45 +77,43 @@ class _Lowering:
             lowered = Cudnn().lower(conv, self.case)
             inputs = tuple(self._plain(n) for n in step.inputs)
             self._add(step.output, Stored(False), lowered.run, inputs)
-            self._report(conv, lowered.weight_bytes, lowered.algorithm, reason)
+            self.report(conv, lowered.weight_bytes, lowered.algorithm, reason)
         else:
             self._layer(step, conv)
 
     def _stem(self, step: Step, conv: Conv, rest: list[Step]) -> bool:
         """A dense first convolution, and a max pooling that alone reads it, on wgmma."""
         kind, shape = wgmma.kind_of(self.case.dtype, sparse=False), wgmma.geometry(conv)
-        if self.stored[step.inputs[0]].columns or conv.residual or conv.activation == "relu6":
+        following = rest[0].op if rest and self.alone(step.output, rest[0]) else None
+        which = stem_takes(conv, shape, kind, following)
+        if self.stored[step.inputs[0]].columns or which is None:
             return False
-        alone = bool(rest) and self.readers[step.output] == [rest[0].name]
-        pool = alone and max_window(rest[0].op) == STEM_POOL and stem_pool_fits(kind, shape)
-        if conv.groups != 1 or not (pool or stem_fits(kind, shape)):
-            return False
-        stored = Stored(True, self._scale(step.output))
-        gain = self._scale(step.inputs[0])
+        pool = which == "stem_pool"
+        stored = Stored(True, self.scale(step.output))
+        gain = self.scale(step.inputs[0])
         stem = wgmma.Stem(conv, kind, self.case.device, gain, stored.scale, pool)
-        packed = next(self.fresh)
-        self.calls.append(Call(stem.run, step.inputs, packed))
+        packed = self.converted(step.inputs[0], ("stem", step.output), stem.run)
         convert = partial(io.from_packed, channels=shape.cout, planes=kind.planes)
         self._add(rest.pop(0).output if pool else step.output, stored, convert, (packed,))
-        self._report(conv, stem.stored_bytes, stem.algorithm, "the first layer")
+        self.report(conv, stem.stored_bytes, stem.algorithm, "the first layer")
         return True
 
     def _depthwise(self, step: Step, conv: Conv) -> None:
         value = self._columns(step.inputs[0])
-        stored = Stored(True, self._scale(step.output))
+        stored = Stored(True, self.scale(step.output))
         layer = Depthwise(conv, self.case.device, self.stored[value].scale, stored.scale)
         self._add(step.output, stored, layer.run, (value,))
-        self._report(conv, layer.bytes, "depthwise", "a depthwise layer")
+        self.report(conv, layer.bytes, "depthwise", "a depthwise layer")
 
     def _layer(self, step: Step, conv: Conv) -> None:
         inputs = tuple(self._columns(n) for n in step.inputs)
-        stored = Stored(True, self._scale(step.output))
+        stored = Stored(True, self.scale(step.output))
         scales = (self.stored[inputs[0]].scale, self.stored[inputs[-1]].scale, stored.scale)
         units, dense = self._units(conv)
         layer = Layer(conv, units, self.kind, self.case.batch, self.case.device, scales)
         layer.choose()
         self._add(step.output, stored, layer.run, inputs)
-        self._report(conv, layer.bytes, layer.algorithm, dense)
+        self.report(conv, layer.bytes, layer.algorithm, dense)
 
     def _units(self, conv: Conv) -> tuple[Units, str | None]:
         """The weights of a layer, and why they are dense if they are."""
@@ -166,57 +150,30 @@ class _Lowering:
         """The number under which a value is found as columns."""
         if self.stored[value].columns:
             return value
-        if value not in self.as_columns:
-            stored = Stored(True, self._scale(value))
-            convert = partial(
-                io.pack, planes=self.kind.planes, bf16=self.kind.bf16,
-                gain=self._constant(stored.scale),
-            )  # fmt: skip
-            self.as_columns[value] = number = next(self.fresh)
-            self._add(number, stored, convert, (value,))
-        return self.as_columns[value]
+        stored = Stored(True, self.scale(value))
+        run = partial(
+            io.pack, planes=self.kind.planes, bf16=self.kind.bf16, gain=self.constant(stored.scale)
+        )
+        number = self.converted(value, "columns", run)
+        self.stored[number] = stored
+        return number
 
     def _plain(self, value: int) -> int:
         """The number under which a value is found as a torch tensor."""
         stored = self.stored[value]
         if not stored.columns:
             return value
-        gain, like = self._constant(stored.scale), TORCH_DTYPE[self.case.dtype]
-        number = next(self.fresh)
-        self._add(number, Stored(False), partial(io.unpack, gain=gain, like=like), (value,))
+        gain, like = self.constant(stored.scale), TORCH_DTYPE[self.case.dtype]
+        number = self.converted(value, "plain", partial(io.unpack, gain=gain, like=like))
+        self.stored[number] = Stored(False)
         return number
 
-    def _scale(self, value: int) -> float:
-        """The power of two that brings the calibrated peak to at most 2^8; 1 for one plane."""
-        return 1.0 if self.kind.planes == 1 else power_for(self.peaks[value].peak)
-
-    def _constant(self, scale: float) -> Tensor:
-        if scale not in self.constants:
-            self.constants[scale] = torch.tensor(scale, device=self.case.device)
-        return self.constants[scale]
+    def scale(self, value: int) -> float:
+        """1 for one plane, which holds numbers as they are."""
+        return 1.0 if self.kind.planes == 1 else super().scale(value)
 
     def _add(
         self, output: int, stored: Stored, call: Callable[..., Any], inputs: tuple[int, ...]
     ) -> None:
         self.stored[output] = stored
         self.calls.append(Call(call, inputs, output))
-
-    def _report(self, conv: Conv, size: int, algorithm: str | None, dense: str | None) -> None:
-        flops = conv.sparse_flops if dense is None else conv.dense_flops
-        self.reports.append(
-            LayerReport(
-                name=conv.name, ran="sparse" if dense is None else "dense", reason=dense,
-                bytes=size, flops=flops * self.case.batch, algorithm=algorithm,
-            )
-        )  # fmt: skip
-
-
-def _readers(program: Program) -> dict[int, list[str]]:
-    """For each value the names of the steps that read it; the result is read by the caller."""
-    readers: dict[int, list[str]] = {step.output: [] for step in program.steps}
-    readers[0] = []
-    for step in program.steps:
-        for value in step.inputs:
-            readers[value].append(step.name)
-    readers[program.result].append("")
-    return readers

@@ -18,12 +18,14 @@ from csbench.graph.program import Program
 from csbench.kernels import search
 from csbench.sparse.network import sparsify_state
 from tests.kernels.host import host
+from tests.kernels.wgmma import meaning
 
 pytestmark = host.needs_gxx
 
 
 @pytest.fixture(autouse=True)
 def _on_the_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    meaning.install(monkeypatch)  # of the stem
     host.install(monkeypatch, processors=2)
     # Whatever compiles least: one warp a block.
     monkeypatch.setattr(
@@ -54,13 +56,26 @@ class Small(nn.Module):
         return self.last(torch.flatten(self.mean(x), 1))
 
 
-def small() -> Program:
+class Stem(nn.Module):
+    """An image's first layer with the pooling after it, or without; torch's values read twice."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 32, 7, stride=2, padding=3), pool
+        self.inner, self.other = nn.Conv2d(32, 32, 1), nn.Conv2d(32, 32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.sigmoid(self.pool(F.relu(self.conv(x))))
+        return torch.tanh(self.inner(x)) * torch.tanh(self.other(x))
+
+
+def small(model: nn.Module | None = None, image: tuple[int, int, int] = (5, 10, 14)) -> Program:
     torch.manual_seed(0)
-    model = Small().eval()
+    model = (model or Small()).eval()
     state, plan = sparsify_state(model.state_dict(), parse("ovw:32@50%"))
     model.load_state_dict(state)
     carried = {name: spec for name, spec in plan.items() if not isinstance(spec, str)}
-    return attach(trace(model, (5, 10, 14), "small"), carried)
+    return attach(trace(model, image, "small"), carried)
 
 
 def case(batch: int) -> Case:
@@ -80,6 +95,19 @@ def test_a_network_runs_sparse_where_it_can(batch: int) -> None:
         "depthwise": ("dense", "a depthwise layer"), "last": ("dense", "kept dense"),
     }  # fmt: skip
     x = torch.randn(batch, 5, 10, 14)
+    assert reference.relative_error(lowered(x), reference.run(program, x)) < 2e-6
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.Identity()], ids=["pooled", "alone"])
+def test_an_image_meets_the_stem_kernel_first(pool: nn.Module) -> None:
+    program = small(Stem(pool), (3, 20, 18))
+    lowered = network.lower_network(program, case(2))
+    first, *others = lowered.layers
+    assert (first.name, first.ran, first.reason) == ("conv", "dense", "the first layer")
+    assert {(layer.name, layer.ran) for layer in others} == {
+        ("inner", "sparse"), ("other", "sparse"),
+    }  # fmt: skip
+    x = torch.randn(2, 3, 20, 18)
     assert reference.relative_error(lowered(x), reference.run(program, x)) < 2e-6
 
 
