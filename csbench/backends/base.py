@@ -83,3 +83,17 @@ class NetworkBackend(Protocol):
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork | None:
         """The whole network as one callable; None where convolution by convolution is better."""
+
+
+def layer_report(
+    conv: Conv, case: Case, size: int, algorithm: str | None, dense: str | None
+) -> LayerReport:
+    """What runs a layer and how many bytes its weights take.
+
+    `dense` says why it runs with its zeros, where it does; its FLOPs then count them.
+    """
+    flops = conv.sparse_flops if dense is None else conv.dense_flops
+    return LayerReport(
+        name=conv.name, ran="sparse" if dense is None else "dense", reason=dense,
+        bytes=size, flops=flops * case.batch, algorithm=algorithm,
+    )  # fmt: skip

@@ -8,7 +8,13 @@ from typing import Any
 from msgspec.structs import replace
 from torch import Tensor
 
-from csbench.backends.base import Backend, LoweredConv, LoweredNetwork, NetworkBackend
+from csbench.backends.base import (
+    Backend,
+    LoweredConv,
+    LoweredNetwork,
+    NetworkBackend,
+    layer_report,
+)
 from csbench.backends.chain import chain
 from csbench.backends.zeros import multiplies_zeros, network_multiplies_zeros
 from csbench.core.case import Case
@@ -99,14 +105,8 @@ def report(conv: Conv, call: Any, case: Case, reason: str | None) -> LayerReport
     """What ran in a layer; the FLOPs of a dense run count the zeros too."""
     lowered = call if isinstance(call, LoweredConv) else None
     dense_bytes = conv.weight.numel() * _BYTES[case.dtype]
-    return LayerReport(
-        name=conv.name,
-        ran="sparse" if reason is None else "dense",
-        reason=reason,
-        bytes=(lowered.weight_bytes if lowered else 0) or dense_bytes,
-        flops=case.batch * (conv.sparse_flops if reason is None else conv.dense_flops),
-        algorithm=lowered.algorithm if lowered else None,
-    )
+    size = (lowered.weight_bytes if lowered else 0) or dense_bytes
+    return layer_report(conv, case, size, lowered.algorithm if lowered else None, reason)
 
 
 def _dense_reason(conv: Conv, backend: Backend) -> str:

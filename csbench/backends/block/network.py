@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv, LoweredNetwork, Run
+from csbench.backends.base import LoweredConv, LoweredNetwork, Run, layer_report
 from csbench.backends.block import stem
 from csbench.backends.block.measured import MeasuredLayer
 from csbench.backends.chain import Call, in_turn
@@ -56,7 +56,7 @@ def lower_network(program: Program, case: Case, kernel: type[MeasuredLayer]) -> 
     for layer in layers:
         if isinstance(layer.made, MeasuredLayer):
             layer.made.settle(chosen[layer.made.signature])
-    return LoweredNetwork(run, tuple(_report(layer, chosen, case.batch) for layer in layers))
+    return LoweredNetwork(run, tuple(_report(layer, chosen, case) for layer in layers))
 
 
 def _lowered(conv: Conv, case: Case, kernel: type[MeasuredLayer]) -> _Layer:
@@ -108,14 +108,9 @@ def _channels_last(run: Run, *inputs: Tensor) -> Tensor:
     return y.contiguous(memory_format=torch.channels_last) if y.dim() == 4 else y
 
 
-def _report(layer: _Layer, chosen: dict[Hashable, str], batch: int) -> LayerReport:
+def _report(layer: _Layer, chosen: dict[Hashable, str], case: Case) -> LayerReport:
     conv, made = layer.conv, layer.made
     if isinstance(made, MeasuredLayer):
-        return LayerReport(
-            name=conv.name, ran="sparse", bytes=made.bytes, flops=batch * conv.sparse_flops,
-            algorithm=f"{made.kernel}, {chosen[made.signature]}",
-        )  # fmt: skip
-    return LayerReport(
-        name=conv.name, ran="dense", reason=layer.dense, bytes=made.weight_bytes,
-        flops=batch * conv.dense_flops, algorithm=made.algorithm,
-    )  # fmt: skip
+        algorithm = f"{made.kernel}, {chosen[made.signature]}"
+        return layer_report(conv, case, made.bytes, algorithm, None)
+    return layer_report(conv, case, made.weight_bytes, made.algorithm, layer.dense)

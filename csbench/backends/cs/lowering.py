@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csbench.backends.base import layer_report
 from csbench.backends.chain import Call
 from csbench.backends.cs.calibrate import calibrate
 from csbench.core.case import Case
@@ -61,13 +62,7 @@ class Lowering:
 
     def report(self, conv: Conv, size: int, algorithm: str | None, dense: str | None) -> None:
         """Say of a layer how many bytes its weights take, what runs, and why dense if it does."""
-        flops = conv.sparse_flops if dense is None else conv.dense_flops
-        self.reports.append(
-            LayerReport(
-                name=conv.name, ran="sparse" if dense is None else "dense", reason=dense,
-                bytes=size, flops=flops * self.case.batch, algorithm=algorithm,
-            )
-        )  # fmt: skip
+        self.reports.append(layer_report(conv, self.case, size, algorithm, dense))
 
 
 def power_for(peak: float) -> float:

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
-from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork, Run
+from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork, Run, layer_report
 from csbench.backends.chain import Call, in_turn
 from csbench.backends.csr.gpu import lower, missing, why_not
 from csbench.backends.csr.layer import CsrLayer
@@ -99,14 +99,9 @@ class _Lowering:
     def _report(self, conv: Conv, made: CsrLayer | LoweredConv, dense: str | None) -> LayerReport:
         if isinstance(made, CsrLayer):
             (name,) = made.variants
-            return LayerReport(
-                name=conv.name, ran="sparse", bytes=made.variants[name].bytes,
-                flops=self.case.batch * conv.sparse_flops, algorithm=made.describe(name),
-            )  # fmt: skip
-        return LayerReport(
-            name=conv.name, ran="dense", reason=dense, bytes=made.weight_bytes,
-            flops=self.case.batch * conv.dense_flops, algorithm=made.algorithm,
-        )  # fmt: skip
+            size = made.variants[name].bytes
+            return layer_report(conv, self.case, size, made.describe(name), None)
+        return layer_report(conv, self.case, made.weight_bytes, made.algorithm, dense)
 
 
 def _following(layer: CsrLayer, signature: Hashable, chosen: Mapping[Hashable, str]) -> Run:

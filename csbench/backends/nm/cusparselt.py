@@ -10,7 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork
+from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork, layer_report
 from csbench.backends.chain import chain
 from csbench.backends.dense.cudnn import Cudnn
 from csbench.backends.nm.cusparselt_layer import Layer
@@ -86,11 +86,7 @@ def _lowered(conv: Conv, case: Case) -> tuple[LoweredConv, LayerReport]:
         lowered = LoweredConv(layer.run, layer.bytes, layer.workspace_bytes, layer.label)
     else:
         lowered = Cudnn().lower(conv, case)
-    report = LayerReport(
-        name=conv.name, ran="sparse" if reason is None else "dense", reason=reason,
-        bytes=lowered.weight_bytes, algorithm=lowered.algorithm,
-        flops=case.batch * (conv.sparse_flops if reason is None else conv.dense_flops),
-    )  # fmt: skip
+    report = layer_report(conv, case, lowered.weight_bytes, lowered.algorithm, reason)
     return lowered, report
 
 
