@@ -7,8 +7,7 @@ the next case gets a new worker.
 from __future__ import annotations
 
 import select
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 
 import msgspec
@@ -63,15 +62,16 @@ class Runner:
 
     def measure(self, cases: Sequence[Case]) -> Iterator[Record]:
         """Measure the cases, and give each record as soon as it exists, for it to be saved."""
-        waiting = deque(cases)
+        waiting = list(cases)
         while waiting or any(desk.case for desk in self._desks):
             for desk in self._desks:
                 if desk.case is None and waiting:
-                    self._start(desk, waiting.popleft())
+                    others = [other.last for other in self._desks if other is not desk]
+                    self._start(desk, waiting.pop(choose(waiting, desk.last, others)))
             yield from self._finished()
 
     def _start(self, desk: _Desk, case: Case) -> None:
-        desk.case = case
+        desk.case = desk.last = case
         self._reporter.started(case)
         desk.worker.ask(Measure(case, self._settings), self._settings.stop.timeout)
 
@@ -111,12 +111,23 @@ class Runner:
         return None
 
 
+def choose(waiting: Sequence[Case], last: Case | None, others: Iterable[Case | None]) -> int:
+    """Which of the waiting cases a worker takes: one with the dense network that it has made for
+    its last one, else one with a network that no other worker has, else the first."""
+    made, taken = last and last.dense, {other.dense for other in others if other}
+    networks = [case.dense for case in waiting]
+    if made in networks:
+        return networks.index(made)
+    return next((i for i, network in enumerate(networks) if network not in taken), 0)
+
+
 class _Desk:
     """A device and its worker, which is started when needed and replaced when it was ended."""
 
     def __init__(self, device: str, threads: int | None) -> None:
         self.device, self._threads = device, threads
         self.case: Case | None = None
+        self.last: Case | None = None
         self.env = host()
         self._worker: Worker | None = None
 

@@ -108,8 +108,7 @@ def _together(cases: Iterable[Case]) -> list[Case]:
     """In their order, but those with the same dense network follow each other: it is made once."""
     alike: dict[Case, list[Case]] = {}
     for case in cases:
-        dense = msgspec.structs.replace(case, backend="", pattern="", sparsity=0.0)
-        alike.setdefault(dense, []).append(case)
+        alike.setdefault(case.dense, []).append(case)
     return [case for part in alike.values() for case in part]
 
 

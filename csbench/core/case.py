@@ -46,6 +46,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     training: TrainSettings | msgspec.UnsetType = msgspec.UNSET
 
     @property
+    def dense(self) -> Case:
+        """What is left without the pattern: cases alike in it have the same dense network."""
+        return msgspec.structs.replace(self, backend="", pattern="", sparsity=0.0)
+
+    @property
     def key(self) -> str:
         """Twelve hex digits that name this case; a checkpoint counts by its hash, not its path."""
         file = CheckpointRef(sha256=self.checkpoint.sha256, seed=self.checkpoint.seed)

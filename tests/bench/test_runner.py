@@ -13,7 +13,7 @@ import pytest
 
 from csbench.bench.messages import Settings
 from csbench.bench.progress import Reporter
-from csbench.bench.runner import Runner
+from csbench.bench.runner import Runner, choose
 from csbench.core.axes import Sweep
 from csbench.core.case import Case
 from csbench.core.record import Record
@@ -151,3 +151,16 @@ def test_a_worker_does_not_outlive_its_parent() -> None:
 
         ready, _, _ = select.select([descriptor], [], [], 60)
         assert ready
+
+
+def test_workers_keep_to_dense_networks_that_they_have_made() -> None:
+    cases = [
+        msgspec.structs.replace(case("Any"), dtype=dtype, sparsity=sparsity)
+        for dtype in ("fp32", "fp16", "bf16")
+        for sparsity in (0.5, 0.75)
+    ]
+    assert choose(cases, None, [None]) == 0
+    assert choose(cases[1:], None, [cases[0]]) == 1  # the other's network is left to it
+    assert choose(cases[1:], cases[2], [cases[0]]) == 1
+    assert choose(cases[3:], cases[0], [cases[2]]) == 1  # its own is done: a new one
+    assert choose(cases[5:], cases[0], [cases[4]]) == 0  # nothing is left but another's
