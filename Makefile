@@ -42,6 +42,7 @@ sanitize-gpu:
 	$(GPU_PYTHON) tests/gpu/sanitize.py
 
 # Each suite at most LIMIT seconds, what matters most first; typed again it goes on where it ended.
+# DEVICES=0,1 shares the cases of a suite among GPUs.
 # What failed or was noisy (3, 5), ran out of time (124) or was interrupted (130) is in the records.
 SUITES ?= table11 resnet50_latency resnet50_throughput patterns training_hours layers aa
 LIMIT ?= 600
@@ -53,7 +54,7 @@ CSBENCH = $(GPU_PYTHON) -m csbench
 records-gpu: $(SUITES:%=records/%)
 
 records/%:
-	timeout -s INT $(LIMIT) $(CSBENCH) run $* --resume -v -o $(REPORTS)/$*.jsonl >/dev/null; \
+	timeout -s INT $(LIMIT) $(CSBENCH) run $* --resume -v $(if $(filter training%,$*),,$(DEVICES:%=--devices %)) -o $(REPORTS)/$*.jsonl >/dev/null; \
 	  case $$? in 0|3|5|124|130) ;; *) exit 1 ;; esac
 	test ! -s $(REPORTS)/$*.jsonl || { \
 	  $(CSBENCH) report $(REPORTS)/$*.jsonl --format markdown -o $(REPORTS)/$*.md && \
