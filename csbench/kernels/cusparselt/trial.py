@@ -65,6 +65,8 @@ class Trials:
         """
         try:
             return self._tried(request, set(skip))
+        except BackendError:
+            raise
         except BaseException:
             self.end()  # answers that nobody heard would be taken for those of the next request
             raise
@@ -102,13 +104,17 @@ class Trials:
         assert stdin is not None and stdout is not None
         with contextlib.suppress(BrokenPipeError):  # then it says nothing either
             stdin.write(json.dumps(question).encode() + b"\n")
-        while select.select([stdout], [], [], _TIMEOUT)[0] and (line := stdout.readline()):
+        while heard := select.select([stdout], [], [], _TIMEOUT)[0]:
+            if not (line := stdout.readline()):
+                break
             word, *rest = json.loads(line)
             if word == "dead":
                 return
             yield [word, *rest]
             if word == "end":
                 return
+        if not heard:
+            yield ["why", f"no answer within {_TIMEOUT} s"]
         self.end()  # it hangs, or has ended altogether
 
     def _last_words(self) -> str:

@@ -52,7 +52,8 @@ def test_what_follows_a_crash_is_tried_by_another_process(trials: Trials, end: s
 def test_what_hangs_is_as_good_as_dead(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
     trials.tried(["run"])  # it has started
     monkeypatch.setattr(trial, "_TIMEOUT", 2)
-    assert trials.tried(["hang"]).crashed == ["0 hang"]
+    found = trials.tried(["hang"])
+    assert (found.crashed, found.why) == (["0 hang"], "no answer within 2 s")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems tell no process of that end")
@@ -90,9 +91,12 @@ def test_a_crash_by_a_signal_is_named(trials: Trials) -> None:
 
 
 def test_a_request_that_cannot_be_tried_says_why(trials: Trials) -> None:
+    trials.tried(["run"])
+    process = trials._process
     with pytest.raises(BackendError, match=r"cannot be tried: it knows nothing of this"):
         trials.tried("nothing")
     assert trials.tried(["run"]).times  # the next one can
+    assert trials._process is process
 
 
 def test_a_process_that_does_not_start_says_why() -> None:
