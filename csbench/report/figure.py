@@ -154,7 +154,7 @@ def _panel(axes: Axes, panel: Sequence[Row]) -> dict[str, Any]:
     for way, dashes in zip(dense_lines(panel), _DASHES, strict=False):
         axes.axhline(way.time_ms, color="#444444", linestyle=dashes, linewidth=0.9, zorder=0)
     _logarithmic(axes)
-    name(axes, dense_lines(panel))
+    name_lines(axes, dense_lines(panel))
     first, last = min(ticks), max(ticks)
     width = max(last - first, 1)
     axes.set_xlim(first - 0.06 * width, last + 0.34 * width)  # dense ways are named beside the data
@@ -165,7 +165,7 @@ def _panel(axes: Axes, panel: Sequence[Row]) -> dict[str, Any]:
     return handles
 
 
-def name(axes: Axes, ways: Sequence[Way]) -> None:
+def name_lines(axes: Axes, ways: Sequence[Way]) -> None:
     """Name dense lines above them; where they lie too near, all names over the highest."""
     low, high = axes.get_ylim()
     room = (high / low) ** _NAME_HEIGHT

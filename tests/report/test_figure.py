@@ -10,7 +10,7 @@ import pytest
 
 from csbench.errors import UsageError
 from csbench.report.dense import Way
-from csbench.report.figure import dense_lines, draw, lines, name
+from csbench.report.figure import dense_lines, draw, lines, name_lines
 from csbench.report.rows import rows
 from tests.report.made import block_records, compared_records, layer_records, record
 
@@ -64,7 +64,7 @@ def test_names_of_dense_lines_that_lie_together_do_not_cover_each_other() -> Non
     axes = Figure().subplots()
     axes.set_yscale("log")
     axes.set_ylim(1, 100)
-    name(axes, [Way("far", "fp32", 3.0), Way("low", "fp32", 20.0), Way("high", "fp32", 21.0)])
+    name_lines(axes, [Way("far", "fp32", 3.0), Way("low", "fp32", 20.0), Way("high", "fp32", 21.0)])
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["far", "high\nlow"]
     assert axes.texts[1].xy[1] == 21.0
