@@ -29,6 +29,7 @@ from csbench.training.setup import Options, Setup
 from csbench.training.step import Trainer
 from csbench.training.whole import train
 
+ALONE = "to be told which batch would, start it once without torchrun"
 _MOST_THROTTLED = 0.1  # share of pairs; more make a row invalid
 
 Say = Callable[[str], None]
@@ -46,8 +47,8 @@ def measure(
         found = _found(case, options, stop, ranks, say, clock or _clock(case.device), env)
         # Here an error is gone, and with it all that it kept in memory.
         if found["status"] == "oom":
-            hint = "" if ranks.launched else f"; {suggestion(case, options)}"
-            found["reason"] = f"a batch of {case.batch} does not fit{hint}"
+            hint = ALONE if ranks.launched else suggestion(case, options)
+            found["reason"] = f"a batch of {case.batch} does not fit; {hint}"
     created = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Record(created=created, key=case.key, case=case, env=env, **found)
 

@@ -38,6 +38,8 @@ class Gradual:
 
     def bounds(self, steps: int) -> tuple[int, int]:
         """The first step of the stretch, and the first one after it."""
+        if steps == 1:
+            return 0, 0  # the only step ends at `final`
         return round(self.begin * steps), max(1, round(self.end * steps))
 
     def at(self, step: int, steps: int) -> float | None:

@@ -108,6 +108,14 @@ def test_a_batch_that_does_not_fit_is_said_with_one_that_does(folder: Path) -> N
     assert record.reason is not None and record.reason.endswith("a batch of 4 fits; type -b 4")
 
 
+def test_where_nothing_was_projected_nothing_is_said_of_hours(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--pattern", "cs", *SYNTHETIC[:2], "-b", "64", net="greedy") == 3
+    out = capsys.readouterr().out
+    assert "OOM" in out and "Left out" not in out and "projected: steps" not in out
+
+
 def test_a_loss_that_is_no_number_makes_the_record_invalid(folder: Path) -> None:
     assert train("--pattern", "cs", *SYNTHETIC, "--lr", "1e30") == 5
     (record,) = records(folder)
@@ -233,6 +241,14 @@ def test_a_rank_that_hangs_ends_all_within_the_bound(folder: Path) -> None:
     (record,) = records(folder)
     assert record.status in ("timeout", "error") and record.reason
     assert str(record.reason) in done.stderr
+
+
+def test_ranks_that_run_out_of_memory_all_end_and_say_so(folder: Path) -> None:
+    done = torchrun(folder, "--pattern", "cs", *SYNTHETIC[:2], "-b", "64", net="greedy")
+    assert done.returncode != 0
+    (record,) = records(folder)
+    assert record.status == "oom"
+    assert str(record.reason).endswith("start it once without torchrun")
 
 
 def test_the_help_names_the_defaults_of_trainings(capsys: pytest.CaptureFixture[str]) -> None:

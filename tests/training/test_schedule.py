@@ -25,6 +25,16 @@ def test_after_the_ramp_masks_are_chosen_at_the_final_sparsity() -> None:
     assert [gradual.at(step, 100) for step in (25, 30, 50)] == [0.75] * 3
 
 
+@pytest.mark.parametrize("begin", [0.0, 0.1])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 100])
+def test_a_schedule_of_any_length_reaches_the_final_sparsity(begin: float, steps: int) -> None:
+    gradual = Gradual(final=0.75, begin=begin, end=0.5, interval=100)
+    chosen = [gradual.at(step, steps) for step in range(steps)]
+    assert [sparsity for sparsity in chosen if sparsity is not None][-1] == 0.75
+    first, last = gradual.bounds(steps)
+    assert 0 <= first <= last < steps
+
+
 def test_density_is_the_mean_over_the_stretch() -> None:
     gradual = Gradual(final=0.5, begin=0.0, end=1.0, interval=1)
     kept = [1 - (gradual.at(step, 1000) or 0.0) for step in range(1000)]

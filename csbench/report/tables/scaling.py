@@ -12,6 +12,7 @@ from csbench.report.provenance import Source
 from csbench.report.rows import Estimate, Row, ratio
 from csbench.report.table import MISSING, Cell, Cells, Column, Table, groups_of
 from csbench.report.tables.cells import INTERVALS, estimate_cell, time_cell
+from csbench.report.tables.training_hours import projected
 from csbench.report.trained import Trained, trained
 
 NAME = "scaling"
@@ -34,6 +35,7 @@ def scaling(rows: Sequence[Row], source: Source) -> list[Table]:
             notes=(
                 "Efficiency: images a second over those of one rank times the ranks. DDP's own "
                 "cost: a dense step with DistributedDataParallel over one without, in turn.",
+                *([projected(many)] if any(one.hours for one in many) else []),
                 INTERVALS,
             ),
         )

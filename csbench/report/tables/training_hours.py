@@ -135,9 +135,10 @@ def _notes(probed: Sequence[Trained], paper: dict[str, object]) -> list[str]:
     notes = [f"The source claims: {paper['claim']}."]
     if not probed:
         return notes
+    if all(one.hours is None for one in probed):
+        return [*notes, _comparability(probed, paper)]
     notes += [
-        "All hours are projected: steps, mask updates and validation that were sampled, times how "
-        "often the schedule has them. Left out: " + "; ".join(_left_out(probed)) + ".",
+        projected(probed),
         "Time over N:M is at equal epochs, of two runs one after the other: its interval does not "
         "hold what the machine itself changed between them. Step over dense is against dense "
         "training in the same run, for dense itself against a plain PyTorch loop. Self-check: how "
@@ -155,9 +156,13 @@ def _notes(probed: Sequence[Trained], paper: dict[str, object]) -> list[str]:
     assert isinstance(hours, dict)
     found = [agreement(one, probed, hours) for one in probed if one.scheme == "cs"]
     notes += [paragraph for paragraph in found if paragraph]
+    return [*notes, _comparability(probed, paper)]
+
+
+def _comparability(probed: Sequence[Trained], paper: dict[str, object]) -> str:
     settings = paper["setting"]
     assert isinstance(settings, dict)
-    return [*notes, str(compare(settings, _measured(probed)))]
+    return str(compare(settings, _measured(probed)))
 
 
 def _measured(probed: Sequence[Trained]) -> dict[str, str]:
@@ -173,6 +178,11 @@ def _measured(probed: Sequence[Trained]) -> dict[str, str]:
     return {name: " and ".join(dict.fromkeys(ours[name] for ours in each)) for name in each[0]}
 
 
-def _left_out(probed: Sequence[Trained]) -> list[str]:
+def projected(probed: Sequence[Trained]) -> str:
+    """What hours are made of, and what they leave out."""
     reports = (one.report for one in probed if isinstance(one.report, TrainingReport))
-    return list(dict.fromkeys(what for report in reports for what in report.left_out))
+    left_out = dict.fromkeys(what for report in reports for what in report.left_out)
+    return (
+        "All hours are projected: steps, mask updates and validation that were sampled, times how "
+        f"often the schedule has them. Left out: {'; '.join(left_out)}."
+    )
