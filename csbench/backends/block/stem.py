@@ -62,16 +62,9 @@ def _fits(program: Program, case: Case) -> bool:
         return False
     first, second = program.steps[:2]
     conv = _first(program)
-    alone = second.inputs == (first.output,) and all(
-        first.output not in step.inputs for step in program.steps[2:]
-    )
+    alone = second.inputs == (first.output,) and program.last_use()[first.output] == 1
     which = stem_takes(conv, geometry(conv), kind_of(case.dtype, sparse=False), second.op)
-    return (
-        alone
-        and program.result != first.output
-        and conv.output_size[0] % CHANNELS == 0
-        and which == "stem_pool"
-    )
+    return alone and conv.output_size[0] % CHANNELS == 0 and which == "stem_pool"
 
 
 def _start(program: Program, case: Case) -> Start:

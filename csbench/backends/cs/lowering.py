@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from csbench.backends.base import layer_report
 from csbench.backends.chain import Call
-from csbench.backends.cs.calibrate import calibrate
+from csbench.backends.cs.calibrate import Peak, calibrate
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
 from csbench.graph.program import Conv, Program, Step
@@ -26,18 +27,22 @@ class Lowering:
     """Collects calls over numbered values, and reports of layers, for kernels to build on.
 
     A step's number holds its value in the form that its call gives; other forms of it have numbers
-    of their own.
+    of their own. Without `scaled` numbers are kept as they are.
     """
 
-    def __init__(self, program: Program, case: Case) -> None:
-        self.program, self.case = program, case
-        self.peaks = calibrate(program, case)
+    def __init__(self, program: Program, case: Case, *, scaled: bool = True) -> None:
+        self.program, self.case, self._scaled = program, case, scaled
         self.readers = _readers(program)
         self.calls: list[Call] = []
         self.reports: list[LayerReport] = []
         self._fresh = itertools.count(1 + max((s.output for s in program.steps), default=0))
         self._converted: dict[tuple[int, Hashable], int] = {}
         self._constants: dict[float, Tensor] = {}
+
+    @cached_property
+    def peaks(self) -> dict[int, Peak]:
+        """The magnitudes that values take; found by running the network, when first asked for."""
+        return calibrate(self.program, self.case)
 
     def converted(self, value: int, form: Hashable, run: Callable[..., Any]) -> int:
         """The number under which a value is found in another form, that `run` gives; made once."""
@@ -52,7 +57,7 @@ class Lowering:
 
     def scale(self, value: int) -> float:
         """The power of two that a value in halves is multiplied by."""
-        return power_for(self.peaks[value].peak)
+        return power_for(self.peaks[value].peak) if self._scaled else 1.0
 
     def constant(self, number: float) -> Tensor:
         """A number on the device."""

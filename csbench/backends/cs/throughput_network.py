@@ -57,8 +57,8 @@ class _Lowering(Lowering):
     """Remembers how each value is stored."""
 
     def __init__(self, program: Program, case: Case, sparse: bool) -> None:
-        super().__init__(program, case)
         self.sparse, self.dense_kind = sparse, kind_of(case.dtype, sparse=False)
+        super().__init__(program, case, scaled=self.dense_kind.planes > 1)
         self.stored = {0: Stored(False, program.input_size[0], 1.0)}
 
     def network(self) -> LoweredNetwork:
@@ -141,10 +141,6 @@ class _Lowering(Lowering):
         number = self.converted(value, "plain", run)
         self.stored[number] = Stored(False, stored.channels, 1.0)
         return number
-
-    def scale(self, value: int) -> float:
-        """1 for one plane, which holds numbers as they are."""
-        return 1.0 if self.dense_kind.planes == 1 else super().scale(value)
 
     def _add(
         self, output: int, stored: Stored, call: Callable[..., Tensor], inputs: tuple[int, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Mapping
 from functools import partial
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork, Run, layer_report
 from csbench.backends.chain import Call, in_turn
+from csbench.backends.cs.lowering import Lowering
 from csbench.backends.csr.gpu import lower, missing, why_not
 from csbench.backends.csr.layer import CsrLayer
 from csbench.backends.dense.algorithms import normal
@@ -30,19 +30,16 @@ def lower_network(program: Program, case: Case) -> LoweredNetwork:
     return _Lowering(program, case).network()
 
 
-class _Lowering:
-    """Turns steps into calls over a table of values, and remembers which of them are words."""
+class _Lowering(Lowering):
+    """Remembers which values are words, and chooses ways in the network."""
 
     def __init__(self, program: Program, case: Case) -> None:
-        self.program, self.case = program, case
+        super().__init__(program, case)
         self.dtype = TORCH_DTYPE[case.dtype]
         self.ranked: dict[Hashable, list[str]] = {}
         self.chosen: dict[Hashable, str] = {}
         self.layers: list[tuple[Conv, CsrLayer | LoweredConv, str | None]] = []
-        self.calls: list[Call] = []
-        # By form, words or not: under which number a value is found in it.
-        self.forms: dict[bool, dict[int, int]] = {True: {}, False: {0: 0}}
-        self.fresh = itertools.count(1 + max(step.output for step in program.steps))
+        self.words: set[int] = set()  # values that kernels of csr make
 
     def network(self) -> LoweredNetwork:
         for step in self.program.steps:
@@ -64,20 +61,19 @@ class _Lowering:
     def _add(self, step: Step, run: Run, words: bool) -> None:
         inputs = tuple(self._in_form(value, words) for value in step.inputs)
         self.calls.append(Call(run, inputs, step.output))
-        self.forms[words][step.output] = step.output
+        if words:
+            self.words.add(step.output)
 
     def _in_form(self, value: int, words: bool) -> int:
         """The number under which a value is found as words or as a torch tensor."""
-        known = self.forms[words]
-        if value not in known:
-            known[value] = next(self.fresh)
-            convert = (
-                partial(launch.to_words, dtype=self.dtype)
-                if words
-                else partial(launch.from_words, batch=self.case.batch)
-            )
-            self.calls.append(Call(convert, (self.forms[not words][value],), known[value]))
-        return known[value]
+        if (value in self.words) == words:
+            return value
+        convert = (
+            partial(launch.to_words, dtype=self.dtype)
+            if words
+            else partial(launch.from_words, batch=self.case.batch)
+        )
+        return self.converted(value, "words" if words else "plain", convert)
 
     def _layer(self, conv: Conv) -> Run:
         layer = CsrLayer(conv, self.case)

@@ -50,8 +50,8 @@ class _Lowering(Lowering):
     """Remembers how each value is stored."""
 
     def __init__(self, program: Program, case: Case, sparse: bool) -> None:
-        super().__init__(program, case)
         self.sparse, self.kind = sparse, kind_of(case.dtype)
+        super().__init__(program, case, scaled=self.kind.planes > 1)
         self.stored = {0: Stored(False)}
 
     def network(self) -> LoweredNetwork:
@@ -167,10 +167,6 @@ class _Lowering(Lowering):
         number = self.converted(value, "plain", partial(io.unpack, gain=gain, like=like))
         self.stored[number] = Stored(False)
         return number
-
-    def scale(self, value: int) -> float:
-        """1 for one plane, which holds numbers as they are."""
-        return 1.0 if self.kind.planes == 1 else super().scale(value)
 
     def _add(
         self, output: int, stored: Stored, call: Callable[..., Any], inputs: tuple[int, ...]
