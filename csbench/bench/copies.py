@@ -6,14 +6,11 @@ may be chosen otherwise. Samples of one copy show nothing of it, however many.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 
-import torch
-
 from csbench.bench.capture import Replay
-from csbench.bench.memory import free_share, out_of_memory
+from csbench.bench.memory import free_share, let_go, out_of_memory
 from csbench.core.stop import StopRule
 
 # Copies differ more on a CPU and cost less there (docs/measurement.md).
@@ -39,7 +36,7 @@ def grow(copies: list[Replay], make: Callable[[], Replay], count: int, seconds: 
             return
         made = _made(make)
         if made is None or made.mode != copies[0].mode:
-            _let_go()
+            let_go()
             return
         copies.append(made)
 
@@ -58,10 +55,5 @@ def _room(device: str) -> bool:
     """Whether enough memory is free, when need be without what torch keeps for later."""
     if free_share(device) >= _LEAST_FREE:
         return True
-    _let_go()
+    let_go()
     return free_share(device) >= _LEAST_FREE
-
-
-def _let_go() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import resource
 from collections.abc import Callable, Iterator
@@ -40,6 +41,12 @@ def peak_of(run: Callable[[], object], device: str, before: int) -> int | None:
 def in_use(device: str) -> int:
     """Bytes of GPU memory in use now; 0 on a CPU."""
     return torch.cuda.memory_allocated() if device.startswith("cuda") else 0
+
+
+def let_go() -> None:
+    """Free what nothing refers to any more, and what torch keeps of a GPU's memory for later."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def out_of_memory(error: BaseException) -> bool:

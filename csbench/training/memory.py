@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-
-import torch
 from msgspec.structs import replace
 
-from csbench.bench.memory import SHARE, capacity, in_use, out_of_memory, peak_of
+from csbench.bench.memory import SHARE, capacity, in_use, let_go, out_of_memory, peak_of
 from csbench.core.case import Case
 from csbench.training.ranks import Ranks
 from csbench.training.setup import Options, Setup
@@ -31,9 +28,7 @@ def suggestion(case: Case, options: Options) -> str:
 
 def _peak(case: Case, options: Options) -> int | None:
     """Bytes that a step of this batch needs at most; None where it does not fit."""
-    gc.collect()
-    if case.device == "cuda":
-        torch.cuda.empty_cache()
+    let_go()
     try:
         setup = Setup(case, options._replace(save=None), Ranks())
         source, before = setup.source(), in_use(case.device)
