@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -14,14 +12,7 @@ from csbench.backends.conformance.diagnosis import diagnose
 from csbench.backends.fake import Fake
 from tests.backends import cheats
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The layers are so small that threads cost more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def reasons(backend: Backend, dtype: str = "fp32", pattern: str = "dense") -> tuple[str, ...]:

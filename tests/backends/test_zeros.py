@@ -19,6 +19,8 @@ from csbench.core.pattern import parse
 from csbench.graph.program import Conv, Program
 from tests.backends import cheats
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Slots = Callable[[Tensor], Tensor]  # OIHW weights to where a kernel multiplies
 
 
@@ -74,15 +76,6 @@ EMPTY_SLOTS = {
     **{f"quarter {i}": ("cs:4", partial(far_apart, spare=i)) for i in range(4)},
     **{f"channel {i}": ("cs:4", partial(padded_lists, channel=i)) for i in (0, 5, 20, 31)},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The layers are so small that threads cost more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def layers(pattern: str) -> Iterator[Trial]:

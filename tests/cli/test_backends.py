@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from csbench.backends import registry
 from csbench.cli import run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CHEATS = Path(__file__).parent.parent / "backends" / "cheats.py"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The kit's layers are so small that threads cost more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_list_names_every_backend_and_what_is_missing(
