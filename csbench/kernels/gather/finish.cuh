@@ -41,23 +41,30 @@ __device__ __forceinline__ Sixteen sixteen_of(const Shape& s, const Me& me, u32 
           scratch + half * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4)};
 }
 
+// Every plane's sixteen bytes of a tile that this lane moves between its scratch and memory.
+template <class Act>
+__device__ __forceinline__ void each_sixteen(const Shape& s, const Me& me, u32 scratch,
+                                             const int (&places)[kHalves], const Act& act) {
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half)
+#pragma unroll
+    for (int turn = 0; turn < kUnit / 4; ++turn) {
+      const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
+      if (it.here)
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane) act(it, plane);
+    }
+}
+
 // A tile's residual, as one group of copies; nothing, as one too, after the last tile.
 __device__ __forceinline__ void fetch_residual(const Pointers& p, const Shape& s, const Me& me,
                                                u32 scratch, int tile) {
   if (tile < s.tiles) {
     int places[kHalves];
     locate(places, s, me, tile);
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half)
-#pragma unroll
-      for (int turn = 0; turn < kUnit / 4; ++turn) {
-        const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
-        if (it.here)
-#pragma unroll
-          for (int plane = 0; plane < kPlanes; ++plane)
-            copy_async<16>(it.scratch + plane * kScratchPlane,
-                           p.residual + plane * s.plane + it.at);
-      }
+    each_sixteen(s, me, scratch, places, [&](const Sixteen& it, int plane) {
+      copy_async<16>(it.scratch + plane * kScratchPlane, p.residual + plane * s.plane + it.at);
+    });
   }
   close_copies();
 }
@@ -127,17 +134,10 @@ __device__ __forceinline__ void store(const Pointers& p, const Shape& s, const M
   int places[kHalves];
   locate(places, s, me, tile);
   __syncwarp();
-#pragma unroll
-  for (int half = 0; half < kHalves; ++half)
-#pragma unroll
-    for (int turn = 0; turn < kUnit / 4; ++turn) {
-      const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
-      if (it.here)
-#pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane)
-          *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) =
-              load_ints(it.scratch + plane * kScratchPlane);
-    }
+  each_sixteen(s, me, scratch, places, [&](const Sixteen& it, int plane) {
+    *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) =
+        load_ints(it.scratch + plane * kScratchPlane);
+  });
   __syncwarp();
 }
 
