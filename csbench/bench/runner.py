@@ -36,7 +36,8 @@ class Runner:
     def __init__(self, devices: Sequence[str], settings: Settings, reporter: Reporter) -> None:
         self._settings = msgspec.structs.replace(settings, workers=len(devices))
         self._reporter = reporter
-        self._desks = [_Desk(device, settings.threads) for device in devices]
+        threads = settings.threads or _share_of_cores(len(devices))
+        self._desks = [_Desk(device, threads) for device in devices]
 
     def __enter__(self) -> Runner:
         return self
@@ -119,6 +120,12 @@ def choose(waiting: Sequence[Case], last: Case | None, others: Iterable[Case | N
     if made in networks:
         return networks.index(made)
     return next((i for i, network in enumerate(networks) if network not in taken), 0)
+
+
+def _share_of_cores(workers: int) -> int | None:
+    """CPU threads of each of several workers: threads that wait for each other on taken cores
+    crawl. One worker alone has them all, as torch counts them."""
+    return max(1, (host()["cores"] or 1) // workers) if workers > 1 else None
 
 
 class _Desk:

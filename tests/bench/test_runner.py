@@ -124,13 +124,14 @@ def test_a_worker_that_died_while_idle_is_a_status_too() -> None:
     assert done.stdout.strip() == "['oom', 'unsupported']", done.stderr
 
 
-def test_several_workers_share_the_cases() -> None:
-    settings = Settings(stop=StopRule(runs=2, warmup=0), threads=1)
+def test_several_workers_share_the_cases_and_the_cores() -> None:
+    settings = Settings(stop=StopRule(runs=2, warmup=0))
     wanted = [msgspec.structs.replace(case("IsMissing"), batch=n) for n in (1, 2, 3)]
     with Runner(["cpu", "cpu"], settings, Reporter(quiet=True)) as runner:
         records = list(runner.measure(wanted))
     assert sorted(r.case.batch for r in records) == [1, 2, 3]
     assert {r.env["workers"] for r in records} == {2}
+    assert {r.env["threads"] for r in records} == {max(1, records[0].env["cores"] // 2)}
 
 
 def test_a_worker_does_not_outlive_its_parent() -> None:
