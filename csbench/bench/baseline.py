@@ -18,6 +18,7 @@ from csbench.bench.sampling import sample_alone
 from csbench.bench.subject import Subject
 from csbench.bench.weights import Library
 from csbench.core.case import Case
+from csbench.core.statistics import median
 from csbench.errors import BackendError
 
 # Dense ways beside the baseline are side figures: a few samples of each, in the case's precision
@@ -42,6 +43,10 @@ class Baseline:
     copies: list[Replay]  # one at first; those that a case adds serve the next one too
     again: Callable[[], Replay]  # makes one more
     ways: Ways
+
+    def time_ms(self, clock: Clock) -> float:
+        """What it takes alone."""
+        return median(sample_alone(clock, self.copies[0], _SAMPLES))
 
 
 class Baselines:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from csbench.bench import environment, limits
+from csbench.bench import environment, limits, slow_baseline
 from csbench.bench.baseline import Baselines
 from csbench.bench.capture import Replay
 from csbench.bench.check import Gate
@@ -25,6 +25,7 @@ from csbench.bench.network import runs_sparse
 from csbench.bench.nvml import Reading, Watch, summary, throttled
 from csbench.bench.plan import plan
 from csbench.bench.sampling import Pairs, sample_pairs
+from csbench.bench.slow_baseline import SlowBaseline
 from csbench.bench.subject import Subject
 from csbench.bench.support import able, family
 from csbench.bench.weights import Library, Weights
@@ -64,15 +65,22 @@ class Bench:
         """The cases of a sweep on this device; raises UsageError for what cannot be."""
         return plan(sweep, self.device, self._library)
 
-    def measure(self, case: Case, settings: Settings, report: Report) -> Record:
-        """The record of one case, whatever became of it; only a wrong request raises."""
+    def measure(
+        self, case: Case, settings: Settings, report: Report, slow_ms: Sequence[float] = ()
+    ) -> Record:
+        """The record of one case, whatever became of it; only a wrong request raises, and a
+        baseline that is slow here, unless it was so in enough other processes (`slow_ms`).
+        """
         draft = Draft(case, settings, self.env)
         gc.collect()  # networks and their graphs hold each other: free the last case's now
         try:
             with torch.inference_mode():
                 contest = self._prepare(draft, report)
+                doubt = self._doubt(draft, contest, slow_ms)
                 self._compete(draft, contest, report)
-        except UsageError:
+            if doubt is not None and draft.status in ("ok", "noisy"):
+                draft.status, draft.reason = "noisy", doubt
+        except (UsageError, SlowBaseline):
             raise
         except Outcome as outcome:
             draft.fail(outcome.status, outcome.reason)
@@ -102,6 +110,17 @@ class Bench:
         inputs = subject.reference.inputs(settings.seed)
         draft.peak_bytes = peak_of(lambda: lowered.run(*inputs), case.device, before)
         return Contest(subject, backend, lowered, baseline, clock)
+
+    def _doubt(self, draft: Draft, contest: Contest, slow_ms: Sequence[float]) -> str | None:
+        """Why the baseline is too slow to be compared with; raises SlowBaseline where another
+        process may do better. Layers (no samples here) and cold caches vary too much to tell."""
+        case, baseline = draft.case, contest.baseline
+        samples_ms = baseline.ways.samples_ms.get(f"{case.baseline} {case.dtype}")
+        if case.device not in slow_baseline.DEVICES or draft.cache == "cold" or not samples_ms:
+            return None
+        return slow_baseline.doubt(
+            case, self.env, median(samples_ms), lambda: baseline.time_ms(contest.clock), slow_ms
+        )
 
     def _compete(self, draft: Draft, contest: Contest, report: Report) -> None:
         """Prove the output, sample both in turn, and prove it again."""

@@ -34,6 +34,7 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
 
     case: Case
     settings: Settings
+    slow_ms: tuple[float, ...] = ()  # what the baseline took in workers that were replaced for it
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -63,6 +64,13 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     record: Record
 
 
+class Slow(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: the baseline is slow here; a new worker may choose a better one."""
+
+    took_ms: float
+    reason: str
+
+
 class Refused(msgspec.Struct, frozen=True, tag=True):
     """From a worker: the request is wrong, with the exit code of the error it raised."""
 
@@ -71,7 +79,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 Request = Plan | Measure
-Reply = Ready | Planned | Progress | Done | Refused
+Reply = Ready | Planned | Progress | Done | Slow | Refused
 
 _encoder = msgspec.json.Encoder()
 _requests = msgspec.json.Decoder(Request)

@@ -66,6 +66,10 @@ class Reporter:
         noise = "" if heard.half_width is None else f", ±{100 * heard.half_width:.1f} %"
         self._show(f"{title(case)}: {heard.phase}{noise}", self._done + 0.95 * heard.share)
 
+    def retried(self, case: Case, reason: str) -> None:
+        if self._verbose:
+            self._print(f"{title(case)}: {reason}; trying in a new process")
+
     def finished(self, record: Record) -> None:
         self._done += 1
         spent = time.monotonic() - self._begun.pop(record.key, time.monotonic())

@@ -1,7 +1,7 @@
 """The parent: feeds cases to worker processes and saves each record at once. Never imports torch.
 
 A case that hangs, crashes or runs out of memory takes its worker with it; that is its record, and
-the next case gets a new worker.
+the next case gets a new worker. A case whose baseline is slow in one worker is tried in another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,17 @@ from datetime import datetime, timezone
 import msgspec
 
 from csbench.bench.environment import host
-from csbench.bench.messages import Done, Measure, Plan, Planned, Progress, Ready, Refused, Settings
+from csbench.bench.messages import (
+    Done,
+    Measure,
+    Plan,
+    Planned,
+    Progress,
+    Ready,
+    Refused,
+    Settings,
+    Slow,
+)
 from csbench.bench.process import Worker
 from csbench.bench.progress import Reporter
 from csbench.core.axes import Sweep
@@ -73,8 +83,13 @@ class Runner:
 
     def _start(self, desk: _Desk, case: Case) -> None:
         desk.case = desk.last = case
+        desk.slow_ms = ()
         self._reporter.started(case)
-        desk.worker.ask(Measure(case, self._settings), self._settings.stop.timeout)
+        self._ask(desk, case)
+
+    def _ask(self, desk: _Desk, case: Case) -> None:
+        request = Measure(case, self._settings, desk.slow_ms)
+        desk.worker.ask(request, self._settings.stop.timeout)
 
     def _finished(self) -> Iterator[Record]:
         """Records of the cases that ended while the workers were listened to once."""
@@ -100,6 +115,12 @@ class Runner:
                     self._reporter.progress(case, message)
                 elif isinstance(message, Refused):
                     return desk.refused(case, message)
+                elif isinstance(message, Slow):
+                    self._reporter.retried(case, message.reason)
+                    desk.slow_ms += (message.took_ms,)
+                    desk.end()
+                    self._ask(desk, case)
+                    return None
                 elif isinstance(message, Done):
                     if message.record.status in ("oom", "error") and desk.device != "cpu":
                         desk.end()  # a failed GPU context poisons what comes after it
@@ -135,6 +156,7 @@ class _Desk:
         self.device, self._threads = device, threads
         self.case: Case | None = None
         self.last: Case | None = None
+        self.slow_ms: tuple[float, ...] = ()  # what its baseline took in workers replaced for it
         self.env = host()
         self._worker: Worker | None = None
 

@@ -23,9 +23,11 @@ from csbench.bench.messages import (
     Refused,
     Reply,
     Request,
+    Slow,
     encode,
     request,
 )
+from csbench.bench.slow_baseline import SlowBaseline
 from csbench.errors import CsbenchError, UsageError
 
 _PROGRESS_EVERY = 0.1  # seconds
@@ -74,7 +76,10 @@ def _serve(bench, wanted: Request, channel: Channel) -> None:  # type: ignore[no
         if isinstance(wanted, Plan):
             channel.send(Planned(tuple(bench.plan(wanted.sweep))))
         elif isinstance(wanted, Measure):
-            channel.send(Done(bench.measure(wanted.case, wanted.settings, channel.progress)))
+            record = bench.measure(wanted.case, wanted.settings, channel.progress, wanted.slow_ms)
+            channel.send(Done(record))
+    except SlowBaseline as slow:
+        channel.send(Slow(slow.took_ms, str(slow)))
     except CsbenchError as error:
         channel.send(Refused(str(error), error.exit_code))
 
