@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,10 @@ import msgspec
 
 from csbench.bench.messages import Ready, Reply, Request, encode, reply
 
-_LAST_BYTES = 4000
+_LAST_BYTES = 16_000
+# What Python's fault handler writes when a library crashes: which line called it.
+_FAULT = "Fatal Python error:"
+_FAULTY_LINE = re.compile(r'Current thread.*?File "[^"]*(csbench/[^"]+)", line (\d+)', re.DOTALL)
 _CHUNK = 1 << 20
 # The worker finds the very package that its parent runs, wherever that came from, and nothing in
 # the current folder stands in its way.
@@ -97,13 +101,17 @@ class Worker:
                 pipe.close()
 
     def last_words(self) -> str:
-        """How an ended process ended: its signal or exit code, and its last line on stderr."""
+        """How an ended process ended: its signal or exit code, the line of csbench that it was in
+        when it crashed, and its last line on stderr."""
         code = self._process.wait()
         ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         with contextlib.suppress(ValueError):
             if code < 0:
                 ended += f" ({signal.Signals(-code).name})"
-        lines = self.log().strip().splitlines()
+        words, _, fault = self.log().partition(_FAULT)
+        if place := _FAULTY_LINE.search(fault):
+            ended += f" in {place[1]}, line {place[2]}"
+        lines = words.strip().splitlines()
         return f"{ended}: {lines[-1].strip()}" if lines else ended
 
     @property
@@ -130,7 +138,7 @@ def _broken_pipes_as_errors() -> Iterator[None]:
 
 def _environment(threads: int | None) -> dict[str, str]:
     """The parent's environment; OpenMP of our own kernels counts threads as torch does."""
-    here = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    here = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
     if threads:
         here |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     return here

@@ -49,7 +49,9 @@ def measuring(usual: StopRule | None = None) -> Callable[[F], F]:
         click.option(
             "--timeout", type=float, metavar="S", help=f"Kill a case after this {held('timeout')}."
         ),
-        click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads of each worker."),
+        click.option(
+            "--threads", type=click.IntRange(1), metavar="N", help="CPU threads of a worker."
+        ),
     )  # fmt: skip
     names = ("warmup", "runs", "min_time", "max_time", "max_noise", "timeout", "threads")
     return lambda command: _gathered(command, options, "measuring", names)

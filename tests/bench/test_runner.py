@@ -61,6 +61,7 @@ def test_a_case_that_kills_its_worker_is_a_status_and_the_next_case_is_measured(
     assert crashed.status == "error"
     assert "SIGABRT" in (crashed.reason or "")
     assert "segmentation violation in kernel 7" in (crashed.reason or "")
+    assert "in csbench/backends/base.py, line " in (crashed.reason or "")
     assert killed.status == "oom"
     assert "SIGKILL" in (killed.reason or "")
     for record in (chatted, healthy):  # two pairs are few: noisy, but measured
