@@ -17,10 +17,15 @@ import msgspec
 
 from csbench.bench.messages import Ready, Reply, Request, encode, reply
 
-_LAST_BYTES = 16_000
-# What Python's fault handler writes when a library crashes: which line called it.
+_LAST_BYTES = 64_000  # the stacks of many threads
+# What Python's fault handler writes when a library crashes: which line called it. Only the stack of
+# the thread that crashed counts, and no library in the environment of a checkout named csbench:
+# there some folder has a dot or a hyphen in its name.
 _FAULT = "Fatal Python error:"
-_FAULTY_LINE = re.compile(r'Current thread.*?File "[^"]*(csbench/[^"]+)", line (\d+)', re.DOTALL)
+_FAULTY_LINE = re.compile(
+    r'^Current thread .*\n(?:  .*\n)*?  File "(?:[^"]*/)?(csbench/[\w/]+\.py)", line (\d+)',
+    re.MULTILINE,
+)
 _CHUNK = 1 << 20
 # The worker finds the very package that its parent runs, wherever that came from, and nothing in
 # the current folder stands in its way.
@@ -109,8 +114,7 @@ class Worker:
             if code < 0:
                 ended += f" ({signal.Signals(-code).name})"
         words, _, fault = self.log().partition(_FAULT)
-        if place := _FAULTY_LINE.search(fault):
-            ended += f" in {place[1]}, line {place[2]}"
+        ended += crashed_in(fault)
         lines = words.strip().splitlines()
         return f"{ended}: {lines[-1].strip()}" if lines else ended
 
@@ -124,6 +128,12 @@ class Worker:
         file = self._log.fileno()  # pread: the process shares this file's position
         start = max(0, os.fstat(file).st_size - _LAST_BYTES)
         return os.pread(file, _LAST_BYTES, start).decode(errors="replace")
+
+
+def crashed_in(fault: str) -> str:
+    """Which line of csbench the thread that crashed was in, by the fault handler; else nothing."""
+    place = _FAULTY_LINE.search(fault)
+    return f" in {place[1]}, line {place[2]}" if place else ""
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from csbench.bench.messages import Settings
+from csbench.bench.process import crashed_in
 from csbench.bench.progress import Reporter
 from csbench.bench.runner import Runner, choose
 from csbench.core.axes import Sweep
@@ -68,6 +69,21 @@ def test_a_case_that_kills_its_worker_is_a_status_and_the_next_case_is_measured(
         assert record.status in ("ok", "noisy"), record.reason
         assert record.measurement is not None and len(record.measurement.samples_ms) == 2
     assert crashed.env["torch"] == healthy.env["torch"]  # known from the worker before it died
+
+
+def test_a_crash_is_told_by_the_innermost_line_of_csbench_in_its_own_thread() -> None:
+    head, root = "(most recent call first):\n", "/home/me/csbench"
+    library = f'  File "{root}/.venv/lib/python3.12/site-packages/torch/nn.py", line 3 in f\n'
+    mine = f'  File "{root}/csbench/backends/base.py", line 7 in lower\n'
+    outer = f'  File "{root}/csbench/bench/infer.py", line 9 in measure\n'
+    other = f'Thread 0x1 {head}  File "{root}/csbench/bench/worker.py", line 5 in listen\n'
+    crashed = f"Current thread 0x2 {head}{library}{mine}{outer}"
+    foreign = f"Current thread 0x3 {head}{library}"
+    for dump in (crashed, f"{other}\n{crashed}", f"{crashed}\n{other}"):
+        found = crashed_in(f" Segmentation fault\n\n{dump}\nExtension modules: numpy (total: 1)\n")
+        assert found == " in csbench/backends/base.py, line 7"
+    for dump in (foreign, f"{foreign}\n{other}", other, ""):
+        assert crashed_in(f" Aborted\n\n{dump}") == ""
 
 
 def test_a_hang_ends_at_the_time_limit_and_the_rest_goes_on() -> None:
