@@ -1,11 +1,11 @@
 """Where a case was measured: enough to explain, years later, why a figure differs.
 
 Keys: `csbench`, `commit`, `python`, `system`, `host` (hashed), `cpu`, `cores`, `threads`,
-`isa`, `memory_bytes`, `compiler`, `libraries`, `torch`; on a GPU also `gpu`, `gpu_index`,
-`gpu_memory_bytes`, `capability`, `driver`, `cuda`, `cudnn`, `nvcc`. A case adds `clocks`
-({"start", "end"}, each MHz, W, C), `gpu_during` (csbench.bench.nvml.summary), `joules_per_image`
-({"sparse", "baseline"}), `ceilings` (csbench.bench.limits), `launch_bound` (of a layer) and
-`workers` when several measured at once.
+`isa`, `memory_bytes`, `compiler`, `libraries`, `torch`; on a GPU also `gpu`, `gpu_id` (hashed),
+`gpu_index`, `gpu_memory_bytes`, `capability`, `driver`, `cuda`, `cudnn`, `nvcc`. A case adds
+`clocks` ({"start", "end"}, each MHz, W, C), `gpu_during` (csbench.bench.nvml.summary),
+`joules_per_image` ({"sparse", "baseline"}), `ceilings` (csbench.bench.limits), `launch_bound` (of a
+layer) and `workers` when several measured at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def host() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         # A name would tell outsiders about the network; the hash tells two machines apart.
-        "host": hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8],
+        "host": _hashed(socket.gethostname()),
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -93,8 +93,10 @@ def _gpu() -> dict[str, Any]:
 
     properties = torch.cuda.get_device_properties(0)
     gpu = open_nvml()
+    uuid = getattr(properties, "uuid", None)  # old versions of torch do not tell
     return {
         "gpu": properties.name,
+        "gpu_id": _hashed(str(uuid)) if uuid else None,
         "gpu_index": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
         "gpu_memory_bytes": properties.total_memory,
         "capability": f"{properties.major}.{properties.minor}",
@@ -104,6 +106,10 @@ def _gpu() -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "nvcc": _last_line("nvcc", "--version"),
     }  # fmt: skip
+
+
+def _hashed(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def _commit() -> str | None:

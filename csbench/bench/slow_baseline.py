@@ -6,6 +6,7 @@ slower (9 % were seen), and every speed-up over it too good, until another proce
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -55,9 +56,11 @@ def doubt(
 
 
 def _path(case: Case, env: Mapping[str, Any]) -> Path:
-    """One file for each dense workload on each GPU model with the same libraries."""
-    identity = [case.dense.key, *(env.get(name) for name in ("gpu", "driver", "torch", "cudnn"))]
-    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    """One file for each dense workload on each GPU with the same libraries. GPUs of one model
+    differ, by their power limit for one, and may share this folder."""
+    names = ("gpu", "gpu_id", "driver", "torch", "cudnn")
+    identity = json.dumps([case.dense.key, *(env.get(name) for name in names)])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return cache_dir() / f"baseline-{digest}.json"
 
 
@@ -69,4 +72,5 @@ def _read(path: Path) -> float:
 
 
 def _write(path: Path, least_ms: float) -> None:
-    write_atomically(path, json.dumps({"least_ms": least_ms}).encode())
+    with contextlib.suppress(OSError):  # a folder that cannot be written is no fault of the case
+        write_atomically(path, json.dumps({"least_ms": least_ms}).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +29,18 @@ def test_the_hosts_name_is_not_told() -> None:
     assert len(environment.host()["host"]) == 8
 
 
+def test_gpus_of_one_model_are_told_apart_by_a_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def env(**told: str) -> dict[str, object]:
+        gpu = SimpleNamespace(name="H200", total_memory=1, major=9, minor=0, **told)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+        return environment.full("cuda")
+
+    one, other = env(uuid="5e5b-1"), env(uuid="5e5b-2")
+    assert one["gpu_id"] != other["gpu_id"]
+    assert "5e5b" not in json.dumps(one)
+    assert env()["gpu_id"] is None
+
+
 @pytest.mark.parametrize(
     ("sizes", "expected"), [(["32K\n", "1024K\n", "32M\n"], 32 << 20), ([], 64 << 20)]
 )
@@ -42,6 +55,18 @@ def test_a_flush_writes_more_than_the_cache() -> None:
     buffer = flusher("cpu")()
     assert isinstance(buffer, torch.Tensor)
     assert buffer.nbytes >= 2 * last_level_bytes() - 4
+
+
+def test_on_a_gpu_the_first_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs, peaks = iter((900, 300)), [0]
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peaks.append(0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peaks[-1])
+
+    def run() -> None:
+        peaks[-1] = max(peaks[-1], next(needs))
+
+    assert peak_of(run, "cuda", 100) == 200
 
 
 def test_the_peak_of_a_run_is_seen_and_forgotten() -> None:

@@ -28,7 +28,7 @@ CASE = Case(
     model=TINY, pattern="cs:4", sparsity=0.75, backend="fake", baseline="fake", device="cpu",
     input=(3, 8, 8), checkpoint=CheckpointRef(seed=0),
 )  # fmt: skip
-ENV = {"gpu": "H200", "driver": "580", "torch": "2.11", "cudnn": 91900}
+ENV = {"gpu": "H200", "gpu_id": "1a2b", "driver": "580", "torch": "2.11", "cudnn": 91900}
 
 GUARDED = slow_baseline.DEVICES  # CPUs join them below: no test here has a GPU
 
@@ -70,9 +70,10 @@ def test_after_three_tries_the_best_of_them_is_the_time_to_reach() -> None:
         doubt(1.44)
 
 
-def test_times_hold_for_one_workload_on_one_gpu_model_and_its_libraries() -> None:
+def test_times_hold_for_one_workload_on_one_gpu_and_its_libraries() -> None:
     assert doubt(1.0) is None
-    for other in ({"gpu": "A100"}, {"driver": "590"}, {"torch": "2.13"}, {"cudnn": 1}):
+    libraries = ({"driver": "590"}, {"torch": "2.13"}, {"cudnn": 1})
+    for other in ({"gpu": "A100"}, {"gpu_id": "its twin"}, *libraries):
         assert doubt(2.0, **other) is None
     for more in ({"dtype": "fp16"}, {"batch": 2}, {"baseline": "inductor"}):
         assert doubt(2.0, case=msgspec.structs.replace(CASE, **more)) is None
@@ -88,6 +89,14 @@ def test_a_damaged_file_is_a_time_never_taken(own_cache: Path) -> None:
         file.write_text(damaged)
         assert doubt(2.0) is None
         assert json.loads(file.read_text()) == {"least_ms": 2.0}
+
+
+def test_a_time_that_cannot_be_kept_fails_no_case(own_cache: Path) -> None:
+    doubt(1.0)
+    (file,) = own_cache.glob("baseline-*.json")
+    file.unlink()
+    file.mkdir()
+    assert doubt(2.0) is None
 
 
 class InThisProcess(process.Worker):
