@@ -106,7 +106,7 @@ class Layer:
             (_SOURCE, options(self.kind, p.tile, self.geometry.swizzled)) for p in plans.values()
         ]
         self.plan = plans[search.fastest(runs, key, partial(nvrtc.compile_all, jobs))]
-        self.weights.keep(self.plan.boxes, self.plan.spans)
+        self.weights.keep(self.plan)
 
     def _random(self, channels: int, layout: Layout) -> Activation:
         x = Activation.empty(
@@ -126,7 +126,7 @@ class Layer:
     def bytes(self) -> int:
         """Weights and where they belong, as stored for the plan."""
         scales = 4 * (self.unscale.numel() + self.bias.numel() + self.weights.rows.numel())
-        return self.weights.held(self.plan.boxes, self.plan.spans).bytes + scales
+        return self.weights.held(self.plan).bytes + scales
 
     def run(self, x: Activation, residual: Activation | None = None) -> Activation:
         """The fused convolution."""
@@ -144,9 +144,8 @@ class Layer:
         """The same with scale, bias and the end of ReLU6 of the caller's."""
         return launch.convolve(
             self.kind, plan, self.shape, self.geometry, x,
-            self.weights.held(plan.boxes, plan.spans),
-            self.weights.rows, scale, bias, relu=self.relu, limit=limit, residual=residual,
-            residual_scale=residual_scale,
+            self.weights.held(plan), self.weights.rows, scale, bias, relu=self.relu, limit=limit,
+            residual=residual, residual_scale=residual_scale,
         )  # fmt: skip
 
 

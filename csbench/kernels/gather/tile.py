@@ -54,6 +54,14 @@ class Tile(NamedTuple):
         return self.along * self.m // 4
 
 
+class Packing(NamedTuple):
+    """What a plan asks of the packed weights: boxes of a stage, and whether a record may hold
+    columns of two stages."""
+
+    boxes: int
+    spans: bool
+
+
 class Plan(NamedTuple):
     """A tile, the blocks of a cluster that share K, and what a stage and the ring hold.
 
@@ -91,9 +99,9 @@ class Plan(NamedTuple):
         return 1024 + self.factors(kind) + 8 * self.tile.warps * self.tile.unit
 
     @property
-    def spans(self) -> bool:
-        """Whether a record may hold columns of two stages; not where stages are dealt out."""
-        return not self.tile.split
+    def packing(self) -> Packing:
+        """Where stages are dealt out, no record holds columns of two."""
+        return Packing(self.boxes, spans=not self.tile.split)
 
     def __str__(self) -> str:
         t = self.tile

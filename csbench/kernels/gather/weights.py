@@ -10,6 +10,7 @@ from torch import Tensor
 
 from csbench.kernels.gather.geometry import Geometry
 from csbench.kernels.gather.pack import Packed, Units, pack, scaled
+from csbench.kernels.gather.tile import Packing, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +38,29 @@ class Weights:
         self.parts: tuple[Tensor, ...] = (high, low)[:planes]
         self.rows = units.rows.reshape(-1).to(device)
         self.total_boxes = len(units.boxes()[0])
-        self._held: dict[tuple[int, bool], Held] = {}
+        self._held: dict[Packing, Held] = {}
 
-    def held(self, boxes: int, spans: bool) -> Held:
-        """The weights for stages of so many boxes; `spans`: records may lie in two stages."""
-        if (boxes, spans) not in self._held:
-            made = pack(
-                self.units, boxes, swizzled=self.geometry.swizzled, parts=self.parts, spans=spans
-            )
-            self._held[boxes, spans] = Held(
-                made.records.to(self.device), made.starts.to(self.device),
-                coordinates(made, self.geometry).to(self.device), made.stages, boxes, made.bytes,
-            )  # fmt: skip
-        return self._held[boxes, spans]
+    def held(self, plan: Plan) -> Held:
+        """The weights as a plan reads them."""
+        packing = plan.packing
+        if packing not in self._held:
+            self._held[packing] = self._packed(packing)
+        return self._held[packing]
 
-    def keep(self, boxes: int, spans: bool) -> None:
+    def _packed(self, packing: Packing) -> Held:
+        made = pack(
+            self.units, packing.boxes, swizzled=self.geometry.swizzled, parts=self.parts,
+            spans=packing.spans,
+        )  # fmt: skip
+        return Held(
+            made.records.to(self.device), made.starts.to(self.device),
+            coordinates(made, self.geometry).to(self.device), made.stages, packing.boxes,
+            made.bytes,
+        )  # fmt: skip
+
+    def keep(self, *plans: Plan) -> None:
         """Let go of what was packed for other plans, and of what it was packed from."""
-        self._held = {(boxes, spans): self.held(boxes, spans)}
+        self._held = {plan.packing: self.held(plan) for plan in plans}
         self.parts = ()
         self.units = dataclasses.replace(self.units, values=self.units.values[:0].clone())
 
