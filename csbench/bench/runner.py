@@ -6,6 +6,7 @@ the next case gets a new worker. A case whose baseline is slow in one worker is 
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
@@ -145,8 +146,10 @@ def choose(waiting: Sequence[Case], last: Case | None, others: Iterable[Case | N
 
 def _share_of_cores(workers: int) -> int | None:
     """CPU threads of each of several workers: threads that wait for each other on taken cores
-    crawl. One worker alone has them all, as torch counts them."""
-    return max(1, (host()["cores"] or 1) // workers) if workers > 1 else None
+    crawl. None leaves it to torch: one worker alone has them all, and OMP_NUM_THREADS is obeyed."""
+    if workers == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    return max(1, (host()["cores"] or 1) // workers)
 
 
 class _Desk:

@@ -141,7 +141,8 @@ def test_a_worker_that_died_while_idle_is_a_status_too() -> None:
     assert done.stdout.strip() == "['oom', 'unsupported']", done.stderr
 
 
-def test_several_workers_share_the_cases_and_the_cores() -> None:
+def test_several_workers_share_the_cases_and_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     settings = Settings(stop=StopRule(runs=2, warmup=0))
     wanted = [msgspec.structs.replace(case("IsMissing"), batch=n) for n in (1, 2, 3)]
     with Runner(["cpu", "cpu"], settings, Reporter(quiet=True)) as runner:
@@ -149,6 +150,22 @@ def test_several_workers_share_the_cases_and_the_cores() -> None:
     assert sorted(r.case.batch for r in records) == [1, 2, 3]
     assert {r.env["workers"] for r in records} == {2}
     assert {r.env["threads"] for r in records} == {max(1, records[0].env["cores"] // 2)}
+
+
+def test_threads_that_the_user_chose_are_not_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int | None] = []
+
+    def start(device: str, threads: int | None) -> None:
+        started.append(threads)
+        raise InterruptedError
+
+    monkeypatch.setattr("csbench.bench.runner.Worker", start)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for threads in (None, 5):
+        runner = Runner(["cpu", "cpu"], Settings(threads=threads), Reporter(quiet=True))
+        with pytest.raises(InterruptedError):
+            next(runner.measure([case("Any")]))
+    assert started == [None, 5]  # None: the worker's torch reads the variable
 
 
 def test_a_worker_does_not_outlive_its_parent() -> None:

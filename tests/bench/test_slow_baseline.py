@@ -183,6 +183,17 @@ def test_a_baseline_that_stays_slow_makes_one_row_noisy_and_holds_up_no_other(
     assert (following.status, baseline_ms(following)) == ("ok", 11.1)
 
 
+def test_a_time_that_is_impossible_stays_so_beside_a_slow_baseline(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure(10.0)
+    slow = {**CEILINGS, "fp32_tflop_s": 1e-9, "bf16_tflop_s": 1e-9}
+    monkeypatch.setattr(limits, "ceilings", lambda device, env, again=False: slow)
+    (record,) = measure(11.3, 11.2, 11.1)
+    assert record.status == "invalid"
+    assert "below the physical floor" in (record.reason or "")
+
+
 def test_every_case_has_tries_of_its_own(measure: Measure) -> None:
     measure(10.0)
     marked, following = measure(11.0, 11.2, 11.5, 11.1, cases=2)  # from 11.33 on slow again
