@@ -70,7 +70,9 @@ class Layer:
     ) -> None:  # fmt: skip
         self.kind, self.shape, self.relu = kind, shape_of(conv, images), conv.activation != "none"
         self.geometry: Geometry = geometry(self.shape)
-        self.weights = Weights(units, self.geometry, kind.planes, numbers(kind), device)
+        self.weights = Weights(
+            units, self.geometry, self.shape.window, kind.planes, numbers(kind), device
+        )
         x, residual, out = scales
         self.unscale = (self.weights.unscale * (out / x)).to(device)
         self.bias = (by_row(conv.bias, units) * out).to(device)
@@ -89,6 +91,9 @@ class Layer:
         load = Load(
             units.count, units.size, prod(self.geometry.blocks), boxes, density, self.residual
         )
+        if window := self.shape.window:
+            windows = prod(self.geometry.windowed(window).blocks)
+            load = load._replace(window=prod(window), windows=windows)
         return candidates(self.kind, load, launch.processors(torch.cuda.current_device()))
 
     def choose(self) -> None:

@@ -15,14 +15,19 @@
 // the next stage too. With two planes a number is the sum of two fp16 (high, low), and a product is
 // low*high + high*low + high*high.
 //
+// Where images are neighbours and a layer has windows of several pixels, a tile of four blocks of
+// columns may be 2 x 2 output pixels, whose windows overlap: 3x3 ones are 16 input pixels instead of
+// 36. A stage is then those pixels, for 16 channels, and a warp's columns lie a fixed way on.
+//
 // Small images fill few blocks: then K is split, stages are dealt to the blocks of a cluster and
 // to the warps of a block, and sums are added up through shared memory in a fixed order.
 //
 // Set by -D: CS_BF16, GATHER_ PLANES, N (n8 tiles of a unit), M (m16 tiles of a warp), GROUPS
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
-// SWIZZLED (rows of 64 columns; else 8 columns of all channels together), PROMOTE (k-steps between
-// additions outside the tensor core, which rounds toward zero; 0: never), BLOCKS (a processor),
-// AHEAD (records on their way while one is multiplied, 1 to 3).
+// SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
+// tile share one), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
+// zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while one is multiplied, 1 to
+// 3).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
 #include "gather/multiply.cuh"

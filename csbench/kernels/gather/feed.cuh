@@ -2,7 +2,7 @@
 #pragma once
 #include "gather/shape.cuh"
 
-// A box of 64 channels x 64 columns at one tap.
+// A box of 64 or 16 channels x 64 columns at one tap or pixel.
 __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x0, int x1, int x2,
                                              int x3, int channel, u32 bar) {
 #if GATHER_SWIZZLED
@@ -32,9 +32,9 @@ struct Feeder {
     return me.full(s, 2 * s.slots) + 16 * me.lane;
   }
   __device__ __forceinline__ void locate(const Shape& s, const Me& me) const {
-    const int along = me.lane / kPlanes % kBlocks;
+    const int along = me.lane / kPlanes % kCopied;
     int x[4];
-    first_column(s.blocks, s.step, s.row_blocks.of(tile) * kBlocks + along, x);
+    first_column(s.blocks, s.step, s.block(tile, along), x);
     store_ints(corner(s, me), make_int4(x[0], x[1], x[2], x[3]));
   }
 
@@ -46,7 +46,7 @@ struct Feeder {
   }
   __device__ __forceinline__ void look_up(const int4* boxes, const Shape& s, const Me& me) {
     bool present;
-    const int box = stage(s, me, present) * s.boxes + me.lane / (kPlanes * kBlocks);
+    const int box = stage(s, me, present) * s.boxes + me.lane / (kPlanes * kCopied);
     next = __ldg(boxes + min(box, s.total_boxes - 1));
   }
 
@@ -73,15 +73,15 @@ struct Feeder {
 
   __device__ __forceinline__ void copy(const TensorMap* high, const TensorMap* low, const Shape& s,
                                        const Me& me, int stage) const {
-    const int plane = me.lane % kPlanes, along = me.lane / kPlanes % kBlocks;
-    const int box = me.lane / (kPlanes * kBlocks);
+    const int plane = me.lane % kPlanes, along = me.lane / kPlanes % kCopied;
+    const int box = me.lane / (kPlanes * kCopied);
     const int present = min(s.boxes, s.total_boxes - stage * s.boxes);
-    const u32 to = me.ring + ring.slot * kBlocks * kPlanes * s.boxes * kBoxBytes +
+    const u32 to = me.ring + ring.slot * kCopied * kPlanes * s.boxes * kBoxBytes +
                    ((along * kPlanes + plane) * s.boxes + box) * kBoxBytes;
     const int4 x = load_ints(corner(s, me));
     barrier_wait(me.empty(s, ring.slot), ring.phase ^ 1);
     const u32 bar = me.full(s, ring.slot);
-    if (me.lane == 0) barrier_expect(bar, present * kBlocks * kPlanes * kBoxBytes);
+    if (me.lane == 0) barrier_expect(bar, present * kCopied * kPlanes * kBoxBytes);
     __syncwarp();
     if (box < present)
       load_columns(to, plane ? low : high, x.x + (short)next.x, x.y + (next.x >> 16),

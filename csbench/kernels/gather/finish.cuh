@@ -20,10 +20,11 @@ __device__ __forceinline__ bool mine(const Shape& s, const Me& me, int piece) {
 __device__ __forceinline__ void locate(int (&places)[kHalves], const Shape& s, const Me& me,
                                        int tile) {
 #pragma unroll
-  for (int half = 0; half < kHalves; ++half)
-    places[half] = place_of(s.blocks, s.box_bits, s.size, s.out_stride,
-                            s.row_blocks.of(tile) * kBlocks + me.along * kHalves + half,
-                            me.lane % 8);
+  for (int half = 0; half < kHalves; ++half) {
+    const int along = me.along * kHalves + half, eighth = me.lane % 8;
+    places[half] = place_of(s.blocks, s.box_bits, s.size, s.out_stride, s.block(tile, along),
+                            kWindow ? along * 8 + eighth : eighth);
+  }
 }
 
 struct Sixteen {  // bytes of the output: eight columns of a channel

@@ -21,6 +21,7 @@ from csbench.kernels.gather.layout import EIGHT, WIDE, Layout, eights
 
 Pair = tuple[int, int]
 Four = tuple[int, int, int, int]
+MOST_PIXELS = 16  # of a window that four blocks of columns share
 
 
 class Shape(NamedTuple):
@@ -45,6 +46,14 @@ class Shape(NamedTuple):
         return Layout(self.images, *self.out_size)
 
     @property
+    def window(self) -> Pair | None:
+        """What 2 x 2 neighbouring output pixels read together, where tiles may share it."""
+        plain = self.stride == self.dilation == (1, 1) and self.kernel != (1, 1)
+        height, width = (n + 1 for n in self.kernel)
+        shared = plain and self.input.inner == WIDE and height * width <= MOST_PIXELS
+        return (height, width) if shared else None
+
+    @property
     def is_product(self) -> bool:
         """Whether every output pixel reads the one input pixel at its place."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and self.padding == (0, 0)
@@ -67,8 +76,14 @@ class Geometry(NamedTuple):
     out_stride: Four
     out_channel: int
     box: Four
-    taps: tuple[Four, ...]  # offsets of every tap
+    taps: tuple[Four, ...]  # offsets of every tap (or pixel of a window)
     unfolded: bool = False  # whether the input is
+
+    def windowed(self, window: Pair) -> Geometry:
+        """The same where tiles are 2 x 2 pixels: `taps` are the pixels that they read."""
+        _, _, x, y = self.taps[0]
+        pixels = tuple((0, 0, x + j, y + i) for i, j in product(*map(range, window)))
+        return self._replace(box=(WIDE, 1, 2, 2), taps=pixels)
 
     @property
     def blocks(self) -> Four:

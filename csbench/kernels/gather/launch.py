@@ -34,7 +34,7 @@ class _Shape(ctypes.Structure):
         ("blocks", _Divisor * 3), ("row_blocks", _Divisor),
         *((name, c_int * 4) for name in ("box_bits", "step", "size", "out_stride")),
         *((name, c_int) for name in (
-            "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "units",
+            "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "line", "units",
             "tiles", "scratch", "scratch_step", "barriers", "factors", "relu",
         )),
         ("residual_scale", c_float),
@@ -67,15 +67,18 @@ def convolve(
             shape.dilation[1],
         )  # fmt: skip
     out = x.like(shape.cout, shape.output)
+    line = 0
+    if t.shared and (window := shape.window):
+        g, line = g.windowed(window), window[1]
     units = len(weights.starts)
     row_blocks = -(-units // t.groups)
-    tiles = row_blocks * -(-prod(g.blocks) // t.column_blocks)
+    tiles = row_blocks * -(-prod(g.blocks) // (1 if t.shared else t.column_blocks))
     blocks = (_Divisor * 3)(*(_Divisor(n) for n in g.blocks[:3]))
     structure = _Shape(
         blocks, _Divisor(row_blocks), tuple(b.bit_length() - 1 for b in g.box),
         tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
         g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
-        plan.ranks, units, tiles, plan.scratch(kind),
+        plan.ranks, line, units, tiles, plan.scratch(kind),
         plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
         plan.factors(kind), relu, residual_scale,
     )  # fmt: skip
@@ -88,7 +91,10 @@ def convolve(
     grid = _grid(plan, row_blocks, tiles, processors(x.data.device.index))
     kernel(kind, plan, g.swizzled).launch(
         grid, t.threads,
-        [maps.boxes(x, g, 0), maps.boxes(x, g, kind.planes - 1), pointers, structure],
+        [
+            *(maps.boxes(x, geometry, plane, t.box_channels) for plane in (0, kind.planes - 1)),
+            pointers, structure,
+        ],
         shared=plan.shared(kind), cluster=plan.ranks if plan.ranks > 1 else None, overlap=True,
     )  # fmt: skip
     return out

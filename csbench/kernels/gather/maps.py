@@ -7,19 +7,19 @@ from typing import TypeVar
 
 from csbench.kernels import maps
 from csbench.kernels.gather.geometry import Geometry
-from csbench.kernels.gather.layout import WIDE, Activation
+from csbench.kernels.gather.layout import Activation
 from csbench.kernels.maps import TensorMap
 
 T = TypeVar("T")
 
 
-def boxes(x: Activation, geometry: Geometry, plane: int) -> TensorMap:
-    """Boxes of 64 channels x 64 columns of one plane; zero outside."""
+def boxes(x: Activation, geometry: Geometry, plane: int, channels: int) -> TensorMap:
+    """Boxes of so many channels x 64 columns of one plane; zero outside."""
     g = geometry
     # Channels come last where a row of shared memory is one channel's columns, else second.
     at = 4 if g.swizzled else 1
     # The copy engine counts a box in what it steps over.
-    box = _insert([(b - 1) * s + 1 for b, s in zip(g.box, g.step, strict=True)], at, WIDE)
+    box = _insert([(b - 1) * s + 1 for b, s in zip(g.box, g.step, strict=True)], at, channels)
     return maps.tiled(
         x.data[plane], _insert(g.extent, at, x.channels),
         _insert(g.in_stride, at, g.channel_stride)[1:], box, step=_insert(g.step, at, 1),

@@ -32,6 +32,12 @@ __device__ __forceinline__ void load_record(Record& r, const unsigned char* from
   r.row = __ldg(reinterpret_cast<const u16*>(from + kWeightBytes) + (lane & 7) + 8 * (lane >> 4));
 }
 
+// Bytes from a warp's first block of columns to another one, of a plane: in a window it is the pixel
+// beside it.
+__device__ __forceinline__ u32 columns_at(int half, int plane, u32 plane_bytes) {
+  return kWindow ? half * kBoxBytes + plane * plane_bytes : (half * kPlanes + plane) * plane_bytes;
+}
+
 // One k-step of 16 kept channels: `pixels` is the first block of this warp's columns in the stage of
 // this lane's row.
 __device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& r, u32 pixels,
@@ -57,7 +63,7 @@ __device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& 
 #endif
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane)
-        load_transposed(x[i][plane], from + (m / 4 * kPlanes + plane) * plane_bytes);
+        load_transposed(x[i][plane], from + columns_at(m / 4, plane, plane_bytes));
     }
 #pragma unroll
     for (int product = kPlanes == 2 ? 0 : 2; product < 3; ++product) {  // small products first
@@ -105,7 +111,7 @@ template <class Refill>
 __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& reader, Ring& ring,
                                            const Pointers& p, const Shape& s, const Me& me,
                                            const Refill& refill) {
-  const u32 plane_bytes = s.boxes * kBoxBytes, slot_bytes = kBlocks * kPlanes * plane_bytes;
+  const u32 plane_bytes = s.boxes * kBoxBytes, slot_bytes = kCopied * kPlanes * plane_bytes;
 #pragma unroll
   for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] = 0.f;
   if (!reader.stages) return;
@@ -115,9 +121,10 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& read
 #else
   auto& part = sum;
 #endif
-  const auto pixels_of = [&](int slot) {
-    return me.ring + slot * slot_bytes + me.along * kHalves * kPlanes * plane_bytes;
-  };
+  const int along = me.along * kHalves;
+  const u32 mine = kWindow ? (along / 2 * s.line + along % 2) * kBoxBytes
+                           : along * kPlanes * plane_bytes;
+  const auto pixels_of = [&](int slot) { return me.ring + slot * slot_bytes + mine; };
   int left = reader.stages, age = 0;  // age: records since the stage began
   u32 pixels = pixels_of(ring.slot);
   barrier_wait(me.full(s, ring.slot), ring.phase);

@@ -1,14 +1,16 @@
 """Weights of the gather kernels: units of output channels, their kept columns as records of 16.
 
 A *unit* is 8, 16 or 32 output channels that keep the same columns (tap * Cin + channel). A *box*
-is 64 input channels at one tap, a *stage* a few boxes that lie in shared memory together. Of every
-unit and stage the kept columns are dealt to k-steps of 16; a record is the weights of one k-step in
-the order of mma's fragments and where the 16 channels lie in the stage.
+is 64 input channels at one tap, a *stage* a few boxes that lie in shared memory together, or 16
+channels at every pixel of a window. Of every unit and stage the kept columns are dealt to k-steps
+of 16; a record is the weights of one k-step in the order of mma's fragments and where the 16
+channels lie in the stage.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from csbench.kernels.gather.deal import STEP, deal
 from csbench.kernels.gather.layout import EIGHT, WIDE
 
 UNITS = (32, 16, 8)  # output channels of a unit
+WINDOW_CHANNELS = 16  # of a stage that is a window of pixels
 _BOX_BYTES = WIDE * WIDE * 2
 # Marks of an address, which is a multiple of 16 below 2^15.
 STAGE_ENDS = 1 << 15  # of all in a stage's last record
@@ -82,7 +85,8 @@ class Packed:
     """What the kernel reads for stages of so many boxes.
 
     `starts[u, s]` is the first record of unit u in stage s; every stage has at least one.
-    `boxes` names them by tap and first channel, in the order in which stages hold them.
+    `boxes` names them by tap (or pixel of a window) and first channel, in the order in which stages
+    hold them.
     """
 
     records: Tensor  # uint8 [records, bytes]
@@ -100,28 +104,59 @@ class Packed:
         return self.records.numel() + 4 * (self.starts.numel() + self.boxes.numel())
 
 
+class Stages(NamedTuple):
+    """Where the kept columns lie: of each its stage and its row there; see Packed for `boxes`."""
+
+    stage: Tensor
+    row: Tensor
+    boxes: Tensor
+    boxes_of_stage: int
+
+    @property
+    def number(self) -> int:
+        return -(-len(self.boxes) // self.boxes_of_stage)
+
+
+def by_tap(units: Units, boxes_of_stage: int) -> Stages:
+    """Stages of boxes of 64 channels at one tap."""
+    per_tap, channel = -(-units.cin // WIDE), units.columns % units.cin
+    used, box = units.boxes()
+    row = box % boxes_of_stage * WIDE + channel % WIDE
+    boxes = torch.stack([used // per_tap, used % per_tap * WIDE], 1)
+    return Stages(box // boxes_of_stage, row, boxes, boxes_of_stage)
+
+
+def by_window(units: Units, window: tuple[int, int]) -> Stages:
+    """Stages of 16 channels at all pixels of a window (height, width), which 2 x 2 output pixels
+    share; rows are those of the first one."""
+    (height, width), step = window, WINDOW_CHANNELS
+    tap, channel = units.columns // units.cin, units.columns % units.cin
+    across = width - 1  # taps
+    row = (tap // across * width + tap % across) * step + channel % step
+    slab, pixel = torch.meshgrid(
+        torch.arange(-(-units.cin // step)), torch.arange(height * width), indexing="ij"
+    )
+    boxes = torch.stack([pixel.flatten(), slab.flatten() * step], 1)
+    return Stages(channel // step, row, boxes, height * width)
+
+
 def pack(
-    units: Units, boxes_of_stage: int, *, swizzled: bool, parts: tuple[Tensor, ...],
-    spans: bool = True,
-) -> Packed:  # fmt: skip
+    units: Units, stages: Stages, *, swizzled: bool, parts: tuple[Tensor, ...], spans: bool = True
+) -> Packed:
     """Records of units whose `values` were made 16-bit: `parts` are one plane or high and low.
 
     `spans`: a record may hold columns of two stages, which a warp then takes one after the other.
     """
-    per_tap, channel = -(-units.cin // WIDE), units.columns % units.cin
-    used, box = units.boxes()
-    stages = -(-len(used) // boxes_of_stage)
-    row = box % boxes_of_stage * WIDE + channel % WIDE  # in the stage
-    dealt = deal(units.unit, box // boxes_of_stage, row, (units.count, stages), spans)
+    count = stages.number
+    dealt = deal(units.unit, stages.stage, stages.row, (units.count, count), spans)
     first, total = dealt.first, int(dealt.first[-1])
-    places = _address(row[dealt.order], swizzled) | dealt.moved * NEXT_STAGE
+    places = _address(stages.row[dealt.order], swizzled) | dealt.moved * NEXT_STAGE
     addresses = _addresses(dealt.record, dealt.place, places, total)
     addresses[first[1:] - 1] |= STAGE_ENDS
     pieces = [_fragments(part[dealt.order], dealt.record, dealt.place, total) for part in parts]
     pieces.append(addresses.to(torch.int16).view(torch.uint8))
-    starts = torch.cat([first[:-1].reshape(units.count, stages), first[stages::stages, None]], 1)
-    boxes = torch.stack([used // per_tap, used % per_tap * WIDE], 1)
-    return Packed(torch.cat(pieces, 1), starts.int(), boxes.int(), boxes_of_stage)
+    starts = torch.cat([first[:-1].reshape(units.count, count), first[count::count, None]], 1)
+    return Packed(torch.cat(pieces, 1), starts.int(), stages.boxes.int(), stages.boxes_of_stage)
 
 
 def _addresses(record: Tensor, place: Tensor, address: Tensor, total: int) -> Tensor:

@@ -10,13 +10,18 @@ constexpr int kHalves = kM / 4;                      // blocks of 64 columns of 
 constexpr int kBlocks = kWarpsAlong * kHalves;       // of a thread block
 constexpr int kWarps = kGroups * kWarpsAlong * kParts;
 constexpr int kThreads = 32 * (kWarps + GATHER_SPLIT);
-constexpr int kBoxBytes = 64 * 128;
+// Where blocks of columns share a window of pixels, a stage holds it once, for 16 channels; else it
+// holds boxes of 64 channels for every block.
+constexpr bool kWindow = GATHER_WINDOW;
+constexpr int kCopied = kWindow ? 1 : kBlocks;
+constexpr int kBoxBytes = (kWindow ? 16 : 64) * 128;
 constexpr int kWeightBytes = kPlanes * kUnit * 16 * 2;
 constexpr int kRecord = kWeightBytes + 32;
 constexpr int kScratchPlane = kUnit * 128, kScratchHalf = kPlanes * kScratchPlane;
 
 static_assert(kM % 4 == 0, "a warp takes whole blocks of 64 columns");
 static_assert(GATHER_SPLIT || kParts == 1, "parts of K are added up only if K is split");
+static_assert(!kWindow || (kBlocks == 4 && !GATHER_SPLIT && GATHER_SWIZZLED), "2 x 2 pixels");
 
 struct Shape {
   Divisor blocks[3], row_blocks;                 // tiles = row blocks * blocks of columns
@@ -25,12 +30,17 @@ struct Shape {
   int channel, plane;                            // elements between channels, planes of the output
   int stages, boxes, total_boxes;                // boxes of a stage, and of the layer
   int slots, ranks;                              // of the ring; blocks along K
+  int line;                                      // pixels of a line of the shared window
   int units, tiles;
   int scratch, scratch_step, barriers, factors;  // byte offsets in shared memory
   int relu;
   float residual_scale;
 
   __device__ __forceinline__ int blocks_along_k() const { return GATHER_SPLIT ? ranks : 1; }
+  // The block of columns of a tile, or, where the blocks of a tile are counted as one, all of them.
+  __device__ __forceinline__ int block(int tile, int along) const {
+    return kWindow ? row_blocks.of(tile) : row_blocks.of(tile) * kBlocks + along;
+  }
 };
 
 struct Pointers {

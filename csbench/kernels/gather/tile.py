@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from csbench.kernels import nvrtc
 from csbench.kernels.gather.deal import STEP
+from csbench.kernels.gather.layout import WIDE
+from csbench.kernels.gather.pack import WINDOW_CHANNELS
 
 _PROCESSOR, _RESERVED = 233472, 1024  # bytes of shared memory, and what each block loses
-_BOX = 8192
 _MAX_SLOTS = 8
 _LANES = 32  # of the warp that copies, one box each
 # Tensor cores round sums toward zero: after so many k-steps of three products the sums leave them.
@@ -27,7 +28,8 @@ class Tile(NamedTuple):
     """A block: units x warps along columns x warps along K; a warp has m tiles of 16 columns.
 
     `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor;
-    `ahead` records of a warp are on their way while one is multiplied.
+    `ahead` records of a warp are on their way while one is multiplied. With a `shared` window the
+    four blocks of columns are 2 x 2 pixels, and a stage holds what they read of 16 channels.
     """
 
     unit: int
@@ -39,6 +41,7 @@ class Tile(NamedTuple):
     promote: int
     blocks: int
     ahead: int
+    shared: bool = False
 
     @property
     def warps(self) -> int:
@@ -53,13 +56,24 @@ class Tile(NamedTuple):
         """Blocks of 64 columns."""
         return self.along * self.m // 4
 
+    @property
+    def copied(self) -> int:
+        """Blocks of columns that a stage has boxes for."""
+        return 1 if self.shared else self.column_blocks
+
+    @property
+    def box_channels(self) -> int:
+        """Channels of a box."""
+        return WINDOW_CHANNELS if self.shared else WIDE
+
 
 class Packing(NamedTuple):
-    """What a plan asks of the packed weights: boxes of a stage, and whether a record may hold
-    columns of two stages."""
+    """What a plan asks of the packed weights: boxes of a stage, whether a record may hold columns
+    of two stages, and whether a stage is a shared window."""
 
     boxes: int
     spans: bool
+    shared: bool = False
 
 
 class Plan(NamedTuple):
@@ -75,7 +89,7 @@ class Plan(NamedTuple):
     buffers: int
 
     def slot_bytes(self, kind: Kind) -> int:
-        return self.tile.column_blocks * kind.planes * self.boxes * _BOX
+        return self.tile.copied * kind.planes * self.boxes * self.tile.box_channels * 2 * WIDE
 
     def scratch(self, kind: Kind) -> int:
         """Where results lie, after stages (or sums, where K is split)."""
@@ -101,14 +115,15 @@ class Plan(NamedTuple):
     @property
     def packing(self) -> Packing:
         """Where stages are dealt out, no record holds columns of two."""
-        return Packing(self.boxes, spans=not self.tile.split)
+        return Packing(self.boxes, spans=not self.tile.split, shared=self.tile.shared)
 
     def __str__(self) -> str:
         t = self.tile
         k = f", K by {self.ranks} x {t.parts}" if t.split else ""
         return (
             f"{t.groups * t.unit}x{t.along * t.m * 16}, {t.warps} warps{k}, "
-            f"{self.slots} stages of {self.boxes}, {t.ahead} ahead, {t.blocks} a processor"
+            f"{self.slots} stages of {'a window' if t.shared else self.boxes}, {t.ahead} ahead, "
+            f"{t.blocks} a processor"
         )
 
 
@@ -117,7 +132,7 @@ def plan(kind: Kind, tile: Tile, ranks: int, boxes: int, residual: bool) -> Plan
 
     Each part of K has its own slots of the ring: no part may wait for another's.
     """
-    if tile.column_blocks * kind.planes * boxes > _LANES:
+    if tile.copied * kind.planes * boxes > _LANES:
         return None
     buffers = 2 if residual and not tile.split else 1
     for slots in range(_MAX_SLOTS // tile.parts * tile.parts, 1, -tile.parts):
@@ -136,6 +151,8 @@ class Load(NamedTuple):
     total_boxes: int
     density: float
     residual: bool
+    window: int = 0  # pixels that 2 x 2 output pixels share; 0: they cannot
+    windows: int = 0  # of the layer
 
 
 def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
@@ -150,7 +167,21 @@ def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
             blocks *= -(-load.column_blocks // tile.column_blocks)
             if _worthwhile(made, load, blocks, processors):
                 found[str(made)] = made
+    found |= _windows(kind, load, processors)
     return found or _smallest(kind, load)
+
+
+def _windows(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
+    """The plans whose blocks of columns share a window."""
+    found: dict[str, Plan] = {}
+    tiles = [tile for tile in _whole(kind, load) if tile.column_blocks == 4]
+    if kind.planes == 1 and load.unit == 32:  # a window for twice the rows; sixteen warps
+        tiles += [Tile(32, 4, 4, 4, 1, False, 0, 1, ahead) for ahead in (1, 2)]
+    for tile in tiles if load.window else ():
+        made = plan(kind, tile._replace(shared=True), 1, load.window, load.residual)
+        if made and -(-load.units // tile.groups) * load.windows >= processors // 2:
+            found[str(made)] = made
+    return found
 
 
 def _fitting(kind: Kind, tile: Tile, ranks: int, boxes: int, residual: bool) -> Plan | None:
@@ -234,8 +265,8 @@ def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:
     values = {
         "PLANES": kind.planes, "N": tile.unit // 8, "M": tile.m, "GROUPS": tile.groups,
         "COLUMNS": tile.along, "PARTS": tile.parts, "SPLIT": int(tile.split),
-        "SWIZZLED": int(swizzled), "PROMOTE": tile.promote, "BLOCKS": tile.blocks,
-        "AHEAD": tile.ahead,
+        "SWIZZLED": int(swizzled), "WINDOW": int(tile.shared), "PROMOTE": tile.promote,
+        "BLOCKS": tile.blocks, "AHEAD": tile.ahead,
     }  # fmt: skip
     named = (f"-DGATHER_{name}={value}" for name, value in values.items())
     return (f"-DCS_BF16={int(kind.bf16)}", *named)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csbench.kernels.gather.geometry import Geometry
-from csbench.kernels.gather.pack import Packed, Units, pack, scaled
+from csbench.kernels.gather.geometry import Geometry, Pair
+from csbench.kernels.gather.pack import Packed, Units, by_tap, by_window, pack, scaled
 from csbench.kernels.gather.tile import Packing, Plan
 
 
@@ -26,12 +26,16 @@ class Held:
 
 
 class Weights:
-    """Units of output channels as numbers of `dtype`, or as sums of two of them."""
+    """Units of output channels as numbers of `dtype`, or as sums of two of them.
+
+    `window` is what 2 x 2 output pixels read together, where tiles may share it.
+    """
 
     def __init__(
-        self, units: Units, geometry: Geometry, planes: int, dtype: torch.dtype, device: str
-    ) -> None:
-        self.units, self.geometry, self.device = units, geometry, device
+        self, units: Units, geometry: Geometry, window: Pair | None, planes: int,
+        dtype: torch.dtype, device: str,
+    ) -> None:  # fmt: skip
+        self.units, self.geometry, self.window, self.device = units, geometry, window, device
         made, self.unscale = scaled(units)
         high = made.values.to(dtype)
         low = (made.values - high.float()).to(dtype)
@@ -48,14 +52,13 @@ class Weights:
         return self._held[packing]
 
     def _packed(self, packing: Packing) -> Held:
-        made = pack(
-            self.units, packing.boxes, swizzled=self.geometry.swizzled, parts=self.parts,
-            spans=packing.spans,
-        )  # fmt: skip
+        g, stages = self.geometry, by_tap(self.units, packing.boxes)
+        if packing.shared and self.window is not None:
+            g, stages = g.windowed(self.window), by_window(self.units, self.window)
+        made = pack(self.units, stages, swizzled=g.swizzled, parts=self.parts, spans=packing.spans)
         return Held(
             made.records.to(self.device), made.starts.to(self.device),
-            coordinates(made, self.geometry).to(self.device), made.stages, packing.boxes,
-            made.bytes,
+            coordinates(made, g).to(self.device), made.stages, packing.boxes, made.bytes,
         )  # fmt: skip
 
     def keep(self, *plans: Plan) -> None:
@@ -66,7 +69,7 @@ class Weights:
 
 
 def coordinates(packed: Packed, geometry: Geometry) -> Tensor:
-    """Of every box the offsets of its tap, 16 bits each in two words, and its first channel."""
+    """Of every box the offsets of its tap or pixel, 16 bits each in two words; first channel."""
     taps = torch.tensor(geometry.taps, dtype=torch.int64) & 0xFFFF
     tap = taps[packed.boxes[:, 0].long()]
     words = tap[:, 0::2] | tap[:, 1::2] << 16

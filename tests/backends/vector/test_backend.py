@@ -97,7 +97,7 @@ def test_columns_cover_the_output_once(images: int) -> None:
 
 
 SPILL_LIMIT = 64  # bytes, outside of the main loop
-LARGE, SMALL = Load(8, 32, 3136, 36, 0.5, True), Load(8, 32, 4, 36, 0.25, True)
+LARGE, SMALL = Load(8, 32, 3136, 36, 0.5, True, 16, 784), Load(8, 32, 4, 36, 0.25, True)
 TILES = [
     (kind, plan.tile)
     for kind in KINDS[:2]

@@ -50,6 +50,14 @@ CASES = [
     (64, layer(64, 40, (2, 2)), "ovw:8@50%", "bf16", WHOLE(8, 8, 2, 1, promote=0, ahead=2), 1, 1),
     (64, layer(192, 64, (2, 3), kernel=3, residual=True), "ovw:32@87.5%", "fp16",
      WHOLE(32, 8, 2, 2, promote=0, ahead=3), 1, 2),
+    (64, layer(70, 100, (5, 4), kernel=3, residual=True), "ovw:32@75%", "fp16",
+     WHOLE(32, 4, 2, 4, promote=0, ahead=2, shared=True), 1, 16),
+    (100, layer(32, 64, (2, 3), kernel=3, activation="relu6"), "ovw:32@50%", "fp32",
+     WHOLE(32, 4, 1, 4, promote=8, ahead=1, shared=True), 1, 16),
+    (64, layer(48, 128, (3, 6), kernel=3), "ovw:32@93.75%", "bf16",
+     WHOLE(32, 8, 4, 2, promote=0, ahead=3, shared=True), 1, 16),
+    (64, layer(40, 64, (4, 5), kernel=2, padding=1), "shfl-bw:16@50%", "fp16",
+     WHOLE(16, 8, 2, 2, promote=0, ahead=1, shared=True), 1, 9),
     (17, layer(64, 70, (3, 3), kernel=3, residual=True), "ovw:32@75%", "fp16",
      WHOLE(32, 4, 2, 1, promote=0, ahead=1), 1, 1),
     (20, layer(70, 64, (5, 6), kernel=3, stride=2, padding=0), "ovw:32@50%", "fp16",
@@ -66,7 +74,7 @@ CASES = [
 
 def names(value: object) -> str:
     if isinstance(value, Tile):
-        return "split" if value.split else "whole"
+        return "split" if value.split else "window" if value.shared else "whole"
     return "x".join(map(str, value.weight.shape)) if isinstance(value, Conv) else str(value)
 
 

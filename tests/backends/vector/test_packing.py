@@ -8,12 +8,21 @@ from torch import Tensor
 
 from csbench.backends.vector.units import from_dense, from_vectors
 from csbench.core.pattern import parse
-from csbench.kernels.gather.pack import EMPTY, NEXT_STAGE, STAGE_ENDS, Packed, pack, scaled
+from csbench.kernels.gather.pack import (
+    EMPTY,
+    NEXT_STAGE,
+    STAGE_ENDS,
+    Packed,
+    by_tap,
+    by_window,
+    pack,
+    scaled,
+)
 from csbench.sparse.patterns import for_spec
 from tests.backends.vector.shapes import units_of
 
 
-def records(packed: Packed, size: int, planes: int) -> tuple[Tensor, Tensor]:
+def records(packed: Packed, size: int, planes: int, channels: int = 64) -> tuple[Tensor, Tensor]:
     """Rows [records, 16] from the stage's first and weights [records, 16, rows of a unit].
 
     Rows are -1 in a record without weights.
@@ -28,7 +37,7 @@ def records(packed: Packed, size: int, planes: int) -> tuple[Tensor, Tensor]:
     assert not ahead.any(1)[[i for i in range(count) if i not in set(marked.tolist())]].any()
     rows = address // 128
     assert torch.equal((address % 128)[~empty], (rows % 8 * 16 + ahead)[~empty])  # swizzled by 128
-    rows = torch.where(empty, -1, rows + ahead * packed.boxes_of_stage * 64)
+    rows = torch.where(empty, -1, rows + ahead * packed.boxes_of_stage * channels)
     total = torch.zeros(count, 16, size, dtype=torch.float64)
     for plane in packed.records[:, :-32].reshape(count, planes, -1).unbind(1):
         words = plane.contiguous().view(torch.float16).double()
@@ -47,7 +56,9 @@ SPECS = [
 @pytest.mark.parametrize("spec", SPECS)
 def test_records_hold_every_weight_once(spec: str, boxes: int, spans: bool) -> None:
     weight, units = units_of(torch.randn(96, 100, 3, 1), spec)
-    packed = pack(units, boxes, swizzled=True, parts=(units.values.half(),), spans=spans)
+    packed = pack(
+        units, by_tap(units, boxes), swizzled=True, parts=(units.values.half(),), spans=spans
+    )
     rows, values = records(packed, units.size, 1)
     found = torch.zeros(96 + 1, 3, 128, dtype=torch.float64)
     for unit, channels in enumerate(units.rows.long()):
@@ -62,6 +73,28 @@ def test_records_hold_every_weight_once(spec: str, boxes: int, spans: bool) -> N
     assert torch.equal(found[:96, :, :100].permute(0, 2, 1), weight[..., 0].half().double())
 
 
+@pytest.mark.parametrize("spans", [True, False])
+@pytest.mark.parametrize("spec", SPECS)
+def test_windows_hold_every_weight_once(spec: str, spans: bool) -> None:
+    """Rows are the taps of the first of 2 x 2 output pixels; the others' lie a fixed way on."""
+    weight, units = units_of(torch.randn(96, 40, 3, 2), spec)
+    stages = by_window(units, (4, 3))
+    packed = pack(units, stages, swizzled=True, parts=(units.values.half(),), spans=spans)
+    rows, values = records(packed, units.size, 1, channels=16)
+    found = torch.zeros(96 + 1, 48, 4, 3, dtype=torch.float64)
+    assert packed.stages == 3
+    for unit, channels in enumerate(units.rows.long()):
+        for stage in range(packed.stages):
+            for r in range(int(packed.starts[unit, stage]), int(packed.starts[unit, stage + 1])):
+                if (rows[r] < 0).all():
+                    continue
+                box = packed.boxes[stage * 12 + rows[r] // 16].long()
+                at = channels[:, None], box[:, 1] + rows[r] % 16, box[:, 0] // 3, box[:, 0] % 3
+                found.index_put_(at, values[r].T, accumulate=True)  # padding adds zeros
+    assert torch.equal(found[:96, :40, :3, :2], weight.half().double())
+    assert not found[:96, :, 3].any() and not found[:96, :, :, 2].any()
+
+
 def test_padding_is_left_at_the_end_only() -> None:
     """21 columns in each of 6 stages fill 8 records; 36 in each of 3 fill 7."""
     for boxes, kept, wanted in ((1, 21, 8), (2, 36, 7)):
@@ -70,7 +103,13 @@ def test_padding_is_left_at_the_end_only() -> None:
             weight[:, 64 * boxes * stage + torch.randperm(64 * boxes)[:kept]] = 1.0
         units = from_vectors(for_spec(parse("ovw:8")).pack(weight))
         for spans, count in ((True, wanted), (False, 12 if boxes == 1 else 9)):
-            made = pack(units, boxes, swizzled=True, parts=(units.values.half(),), spans=spans)
+            made = pack(
+                units,
+                by_tap(units, boxes),
+                swizzled=True,
+                parts=(units.values.half(),),
+                spans=spans,
+            )
             assert len(made.records) == count
 
 
@@ -78,7 +117,7 @@ def test_padding_is_left_at_the_end_only() -> None:
 @pytest.mark.parametrize("spec", SPECS[1:])
 def test_no_channel_is_read_that_only_zeros_would_meet(spec: str, spans: bool) -> None:
     _, units = units_of(torch.randn(96, 100, 3, 1), spec)
-    packed = pack(units, 1, swizzled=True, parts=(units.values.half(),), spans=spans)
+    packed = pack(units, by_tap(units, 1), swizzled=True, parts=(units.values.half(),), spans=spans)
     rows, _ = records(packed, units.size, 1)
     for unit in range(units.count):
         kept = set(units.columns[units.unit == unit].tolist())
@@ -91,7 +130,7 @@ def test_no_channel_is_read_that_only_zeros_would_meet(spec: str, spans: bool) -
 
 def test_rows_of_a_matrix_lie_in_different_banks_where_they_can() -> None:
     units = from_dense(torch.randn(32, 64, 1, 1))
-    packed = pack(units, 1, swizzled=True, parts=(units.values.half(),))
+    packed = pack(units, by_tap(units, 1), swizzled=True, parts=(units.values.half(),))
     rows, _ = records(packed, 32, 1)
     assert (rows.reshape(-1, 8).sort(1).values % 8).sort(1).values.eq(torch.arange(8)).all()
 
@@ -100,7 +139,7 @@ def test_padding_repeats_rows_of_its_octet() -> None:
     weight = torch.zeros(8, 64, 1, 1)
     weight[:, [8, 17, 26]] = 1.0
     units = from_vectors(for_spec(parse("ovw:8")).pack(weight))
-    packed = pack(units, 1, swizzled=True, parts=(units.values.half(),))
+    packed = pack(units, by_tap(units, 1), swizzled=True, parts=(units.values.half(),))
     rows, values = records(packed, 8, 1)
     assert rows.shape == (1, 16)
     assert sorted(rows[0][values[0, :, 0] != 0].tolist()) == [8, 17, 26]
@@ -110,7 +149,7 @@ def test_padding_repeats_rows_of_its_octet() -> None:
 
 def test_a_layer_without_weights_can_be_packed() -> None:
     units = from_vectors(for_spec(parse("ovw:32")).pack(torch.zeros(32, 64, 1, 1)))
-    packed = pack(units, 1, swizzled=True, parts=(units.values.half(),))
+    packed = pack(units, by_tap(units, 1), swizzled=True, parts=(units.values.half(),))
     assert packed.records[:, :-32].count_nonzero() == 0
     assert packed.stages == 1
 
