@@ -4,11 +4,6 @@
 // Set by -D: CS_BF16, GATHER_PLANES, GATHER_PLAIN (the plain tensors: 0 float, 1 fp16, 2 bf16)
 #include "gather/columns.cuh"
 
-// A tensor [images, channels, height, width] by its strides in elements.
-struct Plain {
-  long long stride[4];
-};
-
 #if GATHER_PLAIN == 0
 using plain_t = float;
 #else
@@ -33,87 +28,98 @@ __device__ __forceinline__ plain_t to_plain(float v) {
 #endif
 }
 
-// Both sides are walked in tiles of 32 x 32: along the dimension that is contiguous in columns, and
-// along `other`, which is the plain tensor's contiguous one where that differs.
+// Both sides are walked in tiles of 32 x 32 elements. Dimensions are counted from a tile's: the
+// columns' contiguous one (inner), then the plain tensor's contiguous one where that differs.
 struct Tiling {
-  int size[4];      // images, channels, height, width
-  int inner, other; // dimensions of a tile, by number
-  int plain_inner;  // is `inner` contiguous in the plain tensor too
-  long long tiles;
+  int size[3];            // along all dimensions but the last
+  int plain_inner;        // is the inner one contiguous in the plain tensor too
+  int piece;              // columns from `piece` on along the inner one lie in the next piece,
+  long long piece_step;   // so many elements on
+  long long plain_step[4], columns_step[4];  // elements between neighbours
+  long long plane;                           // elements of a plane of columns
 };
 
-struct Element {
-  int at[4];
-  bool inside;
+struct Tile {
+  long long plain, columns;  // where its first element lies
+  int inner, other;          // elements from there to the tensor's end
 };
 
-__device__ __forceinline__ Element element_of(const Tiling& t, long long tile, int i, int j) {
-  Element e;
-  const int tiles_inner = (t.size[t.inner] + 31) / 32, tiles_other = (t.size[t.other] + 31) / 32;
-  int within[2] = {int(tile % tiles_inner) * 32 + i, 0};
-  tile /= tiles_inner;
-  within[1] = int(tile % tiles_other) * 32 + j;
-  tile /= tiles_other;
-  e.inside = within[0] < t.size[t.inner] && within[1] < t.size[t.other];
-#pragma unroll
-  for (int d = 3; d >= 0; --d) {
-    if (d == t.inner) {
-      e.at[d] = within[0];
-    } else if (d == t.other) {
-      e.at[d] = within[1];
-    } else {
-      e.at[d] = int(tile % t.size[d]);
-      tile /= t.size[d];
-    }
-  }
-  return e;
+// The tile of this block. Takes divisions, but nothing that the kernel before writes.
+__device__ __forceinline__ Tile tile_of(const Tiling& t) {
+  u32 rest = blockIdx.x;
+  const auto next = [&](u32 count) {
+    u32 quotient = 0;
+    if (rest >= count) quotient = rest / count;  // a matrix takes no more than one division
+    const int index = rest - quotient * count;
+    rest = quotient;
+    return index;
+  };
+  const int other = next((t.size[1] + 31) / 32) * 32, inner = next((t.size[0] + 31) / 32) * 32;
+  const int third = next(t.size[2]), fourth = rest;
+  const auto offset = [&](const long long (&step)[4]) {
+    return other * step[1] + third * step[2] + fourth * step[3];
+  };
+  const int piece = inner < t.piece ? 0 : inner / t.piece;
+  return {offset(t.plain_step) + inner * t.plain_step[0],
+          offset(t.columns_step) + piece * t.piece_step + (inner - piece * t.piece),
+          t.size[0] - inner, t.size[1] - other};
 }
 
-__device__ __forceinline__ long long offset(const Plain& p, const Element& e) {
-  return e.at[0] * p.stride[0] + e.at[1] * p.stride[1] + e.at[2] * p.stride[2] +
-         e.at[3] * p.stride[3];
-}
-__device__ __forceinline__ long long offset(const Columns& c, const Element& e) {
-  return c.at(e.at[0], e.at[1], e.at[2], e.at[3]);
-}
+constexpr int kRows = 4;  // of a tile's 32, for each of 8 warps
 
 // Plain to columns, times *gain. 256 threads.
-extern "C" __global__ void pack(const plain_t* x, u16* out, const float* gain, const Plain plain,
-                                const Columns columns, const Tiling t) {
-  __shared__ float tile[32][33];  // [other][inner]
+extern "C" __global__ void pack(const plain_t* x, u16* out, const float* gain, const Tiling t) {
+  __shared__ float numbers[32][33];  // [other][inner]
   let_successor_start();
+  const Tile tile = tile_of(t);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   await_predecessor();
-  const int fast = threadIdx.x % 32;
+  float v[kRows];
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {  // the edge's elements again beyond it: no branches
+    const int row = warp + 8 * k;
+    const int i = min(t.plain_inner ? lane : row, tile.inner - 1);
+    const int j = min(t.plain_inner ? row : lane, tile.other - 1);
+    v[k] = to_float(x[tile.plain + i * t.plain_step[0] + j * t.plain_step[1]]);
+  }
   const float g = *gain;
-  for (int slow = threadIdx.x / 32; slow < 32; slow += 8) {
-    const int i = t.plain_inner ? fast : slow, j = t.plain_inner ? slow : fast;
-    const Element e = element_of(t, blockIdx.x, i, j);
-    if (e.inside) tile[j][i] = g * to_float(x[offset(plain, e)]);
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    const int row = warp + 8 * k;
+    (t.plain_inner ? numbers[row][lane] : numbers[lane][row]) = g * v[k];
   }
   __syncthreads();
-  for (int j = threadIdx.x / 32; j < 32; j += 8) {
-    const Element e = element_of(t, blockIdx.x, fast, j);
-    if (e.inside) write_number(out + offset(columns, e), columns.plane, tile[j][fast]);
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    const int j = warp + 8 * k;
+    if (lane < tile.inner && j < tile.other)
+      write_number(out + tile.columns + lane + j * t.columns_step[1], t.plane, numbers[j][lane]);
   }
 }
 
 // Columns to plain, divided by *gain. 256 threads.
-extern "C" __global__ void unpack(const u16* x, plain_t* out, const float* gain,
-                                  const Plain plain, const Columns columns, const Tiling t) {
-  __shared__ float tile[32][33];
+extern "C" __global__ void unpack(const u16* x, plain_t* out, const float* gain, const Tiling t) {
+  __shared__ float numbers[32][33];  // [other][inner]
   let_successor_start();
+  const Tile tile = tile_of(t);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   await_predecessor();
-  const int fast = threadIdx.x % 32;
-  const float g = 1.f / *gain;
-  for (int j = threadIdx.x / 32; j < 32; j += 8) {
-    const Element e = element_of(t, blockIdx.x, fast, j);
-    if (e.inside) tile[j][fast] = g * read_number(x + offset(columns, e), columns.plane);
+  float v[kRows];
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    const int i = min(lane, tile.inner - 1), j = min(warp + 8 * k, tile.other - 1);
+    v[k] = read_number(x + tile.columns + i + j * t.columns_step[1], t.plane);
   }
+  const float g = 1.f / *gain;
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) numbers[warp + 8 * k][lane] = g * v[k];
   __syncthreads();
-  for (int slow = threadIdx.x / 32; slow < 32; slow += 8) {
-    const int i = t.plain_inner ? fast : slow, j = t.plain_inner ? slow : fast;
-    const Element e = element_of(t, blockIdx.x, i, j);
-    if (e.inside) out[offset(plain, e)] = to_plain(tile[j][i]);
+#pragma unroll
+  for (int k = 0; k < kRows; ++k) {
+    const int row = warp + 8 * k;
+    const int i = t.plain_inner ? lane : row, j = t.plain_inner ? row : lane;
+    if (i < tile.inner && j < tile.other)
+      out[tile.plain + i * t.plain_step[0] + j * t.plain_step[1]] = to_plain(numbers[j][i]);
   }
 }
 
@@ -130,7 +136,6 @@ extern "C" __global__ void from_packed(const u16* x, u16* out, const Columns col
                                        const FromPacked f) {
   __shared__ __align__(16) u16 tile[64][64];  // [channel][column], eights of columns exchanged
   let_successor_start();
-  await_predecessor();
   int i = blockIdx.x;
   const int plane = i % kPlanes;
   i /= kPlanes;
@@ -145,6 +150,7 @@ extern "C" __global__ void from_packed(const u16* x, u16* out, const Columns col
     w = f.along_images ? second : column;
   };
   const int mine = threadIdx.x / 4, part = threadIdx.x % 4;
+  await_predecessor();
   if (first + mine < f.inner_size) {
     int n, h, w;
     place(first + mine, n, h, w);
@@ -182,12 +188,12 @@ struct Unfold {
 // the image. The copy engine reads from multiples of 16 bytes only, so it cannot step aside itself.
 extern "C" __global__ void unfold(const u16* x, u16* out, const Unfold f) {
   let_successor_start();
-  await_predecessor();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= f.eights) return;
   const int per_line = f.out_pitch / 8, first = i % per_line * 8;
   const int tap = i / per_line % f.taps, line = i / per_line / f.taps;
   const int offset = tap * f.dilation - f.padding;
+  await_predecessor();
+  if (i >= f.eights) return;
 #pragma unroll
   for (int plane = 0; plane < kPlanes; ++plane) {
     u32 words[4] = {};

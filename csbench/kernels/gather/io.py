@@ -15,31 +15,35 @@ from csbench.kernels.gather.layout import EIGHT, WIDE, Activation, Layout, eight
 from csbench.kernels.wgmma.pack import padded
 
 _PLAIN = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-_IMAGES, _CHANNELS, _HEIGHT, _WIDTH = range(4)
+_IMAGES, _WIDTH = 0, 3  # dimensions
 _TILE = 32  # elements along both sides
 
 
-class _Plain(ctypes.Structure):
-    _fields_ = [("stride", c_longlong * 4)]
-
-
 class _Tiling(ctypes.Structure):
+    """struct Tiling of gather/io.cu."""
+
     _fields_ = [
-        ("size", c_int * 4), ("inner", c_int), ("other", c_int), ("plain_inner", c_int),
-        ("tiles", c_longlong),
+        ("size", c_int * 3), ("plain_inner", c_int), ("piece", c_int), ("piece_step", c_longlong),
+        ("plain_step", c_longlong * 4), ("columns_step", c_longlong * 4), ("plane", c_longlong),
     ]  # fmt: skip
 
 
-def _tiling(x: Tensor, layout: Layout) -> _Tiling:
-    """Tiles along the columns' contiguous dimension and the plain tensor's."""
+def _tiling(plain: Tensor, columns: Activation) -> tuple[_Tiling, int]:
+    """Tiles along the columns' contiguous dimension and the plain tensor's, and their number."""
+    layout = columns.layout
     inner = _IMAGES if layout.along_images else _WIDTH
-    sizes, strides = tuple(x.shape), x.stride()
-    fast = min((d for d in range(4) if sizes[d] > 1), key=lambda d: strides[d], default=inner)
+    sizes, steps = tuple(plain.shape), plain.stride()
+    fast = min((d for d in range(4) if sizes[d] > 1), key=lambda d: steps[d], default=inner)
     others = [d for d in range(4) if d != inner]
     other = fast if fast != inner else max(others, key=lambda d: sizes[d])
-    tiles = -(-sizes[inner] // _TILE) * -(-sizes[other] // _TILE)
-    tiles *= prod(s for d, s in enumerate(sizes) if d not in (inner, other))
-    return _Tiling(sizes, inner, other, fast == inner, tiles)
+    order = (inner, other, *(d for d in others if d != other))
+    places = layout.strides(columns.channels)  # from its third number on, of dimensions
+    tiling = _Tiling(
+        tuple(sizes[d] for d in order[:3]), fast == inner, places.inner, places.image_block,
+        tuple(steps[d] for d in order), tuple(places[2 + d] for d in order), columns.plane,
+    )  # fmt: skip
+    tiles = prod(-(-sizes[d] // _TILE) for d in (inner, other))
+    return tiling, tiles * prod(sizes[d] for d in order[2:])
 
 
 def pack(x: Tensor, planes: int, bf16: bool, gain: Tensor) -> Activation:
@@ -47,11 +51,8 @@ def pack(x: Tensor, planes: int, bf16: bool, gain: Tensor) -> Activation:
     n, c, h, w = x.shape
     dtype = torch.bfloat16 if bf16 else torch.float16
     out = Activation.empty(planes, dtype, c, Layout(n, h, w), x.device)
-    tiling = _tiling(x, out.layout)
-    _io(out, x.dtype, "pack").launch(
-        tiling.tiles, 256, [x, out.data, gain, _Plain(x.stride()), out.places, tiling],
-        overlap=True,
-    )  # fmt: skip
+    tiling, tiles = _tiling(x, out)
+    _io(out, x.dtype, "pack").launch(tiles, 256, [x, out.data, gain, tiling], overlap=True)
     return out
 
 
@@ -59,11 +60,8 @@ def unpack(x: Activation, gain: Tensor, like: torch.dtype) -> Tensor:
     """The activation divided by gain, as a contiguous NCHW tensor."""
     n, h, w = x.layout
     out = torch.empty(n, x.channels, h, w, dtype=like, device=x.data.device)
-    tiling = _tiling(out, x.layout)
-    _io(x, like, "unpack").launch(
-        tiling.tiles, 256, [x.data, out, gain, _Plain(out.stride()), x.places, tiling],
-        overlap=True,
-    )  # fmt: skip
+    tiling, tiles = _tiling(out, x)
+    _io(x, like, "unpack").launch(tiles, 256, [x.data, out, gain, tiling], overlap=True)
     return out
 
 
@@ -144,8 +142,8 @@ def mean_pool(x: Activation) -> Activation:
     """The mean over all pixels, as an image of one."""
     out = x.like(x.channels, Layout(x.layout.images, 1, 1))
     window = _window(x, out, (1, 1), (1, 1), (0, 0), (1, 1))
-    lanes = 1 if x.layout.along_images else 32
-    block = 64  # few threads have work, so all processors should have some
+    lanes = 8 if x.layout.along_images else 32
+    block = 128  # an image or eight give few items: all processors should have some
     _windows(x, "mean_pool").launch(
         -(-window.threads * lanes // block), block,
         [x.data, out.data, x.places, out.places, window], overlap=True,

@@ -135,39 +135,48 @@ extern "C" __global__ void depthwise(const u16* x, u16* y, const float* weights,
   write_pixels(y, to, to.at(t.n, t.c, t.h, t.w), sum);
 }
 
-// The mean over all pixels. A warp takes kVector images of one channel: lanes are pixels where an
-// image's pixels are neighbours, else (kVector > 1) every thread has its own images.
-extern "C" __global__ void mean_pool(const u16* x, u16* y, const Columns from, const Columns to,
-                                     const Window s) {
+// Elements between a channel's first pixel and pixel q. Where images are neighbours, pixels are
+// evenly spaced.
+__device__ __forceinline__ long long pixel_at(const Columns& c, const Window& s, int q) {
+  if constexpr (kVector > 1) return q * c.width;
+  const int h = q / s.width;
+  return h * c.height + (q - h * s.width) * c.width;
+}
+
+// The mean over all pixels. An item is kVector images of a channel, whose pixels are shared by
+// lanes of a warp; neighbouring lanes read what is neighbours in memory: items or else pixels.
+// The bounds leave registers for a batch of reads; without them three are on their way.
+extern "C" __global__ void __launch_bounds__(128, 8)
+    mean_pool(const u16* x, u16* y, const Columns from, const Columns to, const Window s) {
+  constexpr int kLanes = kVector > 1 ? 8 : 32, kItems = 32 / kLanes;
+  constexpr int kBatch = kVector == 1 ? 2 : kPlanes == 1 ? 7 : 4;  // pixels on their way
   let_successor_start();
+  const int thread = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x % 32;
+  const int vectors = (s.images + kVector - 1) / kVector, items = vectors * s.channels;
+  const int mine = thread / 32 * kItems + lane % kItems;
+  const int item = min(mine, items - 1);  // all lanes stay: their sums meet
+  const int c = item / vectors, n = (item - c * vectors) * kVector;
+  const u16* first = x + from.at(n, c, 0, 0);
+  const int pixels = s.height * s.width, last = pixels - 1;
+  const float share = 1.f / pixels;
   await_predecessor();
-  constexpr int kLanes = kVector > 1 ? 1 : 32;
-  const long long item = (blockIdx.x * (long long)blockDim.x + threadIdx.x) / kLanes;
-  if (item >= s.threads) return;
-  const int vectors = (s.images + kVector - 1) / kVector;
-  const int n = int(item % vectors) * kVector, c = int(item / vectors);
   Pixels sum = {};
-  const long long first = from.at(n, c, 0, 0);
-  constexpr int kBatch = 7;  // reads that are on their way together
-  const int pixels = s.height * s.width;
-  for (int p = threadIdx.x % kLanes; p < pixels; p += kBatch * kLanes) {
-    Pixels v[kBatch] = {};
+  for (int p = lane / kItems; p < pixels; p += kBatch * kLanes) {
+    Pixels v[kBatch];
 #pragma unroll
-    for (int k = 0; k < kBatch; ++k) {
-      const int q = p + k * kLanes, h = q / s.width, w = q - h * s.width;
-      if (q < pixels) v[k] = read_pixels(x, from, first + h * from.height + w * from.width);
-    }
+    for (int k = 0; k < kBatch; ++k)  // the last pixel again beyond it: reads without branches
+      v[k] = read_pixels(first, from, pixel_at(from, s, min(p + k * kLanes, last)));
 #pragma unroll
     for (int k = 0; k < kBatch; ++k)
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) sum.v[i] += v[k].v[i];
+      for (int i = 0; i < kVector; ++i) sum.v[i] += p + k * kLanes <= last ? v[k].v[i] : 0.f;
   }
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
 #pragma unroll
-    for (int by = kLanes / 2; by > 0; by /= 2)
+    for (int by = 16; by >= kItems; by /= 2)
       sum.v[i] += __shfl_xor_sync(0xffffffffu, sum.v[i], by);
-    sum.v[i] /= s.height * s.width;
+    sum.v[i] *= share;
   }
-  if (threadIdx.x % kLanes == 0) write_pixels(y, to, to.at(n, c, 0, 0), sum);
+  if (lane < kItems && mine < items) write_pixels(y, to, to.at(n, c, 0, 0), sum);
 }
