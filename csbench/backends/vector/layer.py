@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import partial
 from math import prod
 
@@ -96,21 +97,34 @@ class Layer:
             load = load._replace(window=prod(window), windows=windows)
         return candidates(self.kind, load, launch.processors(torch.cuda.current_device()))
 
-    def choose(self) -> None:
-        """Take the plan that is fastest on random activations (measured, remembered)."""
+    @property
+    def signature(self) -> Hashable:
+        """What decides the time of its plans; layers of equal signature choose alike."""
+        units = self.weights.units
+        return (
+            self.kind, self.shape, units.size, units.count, round(units.density, 3), self.residual,
+            self.relu, self.limit is not None, tuple(sorted(self.plans())),
+        )  # fmt: skip
+
+    def ranked(self) -> list[str]:
+        """Names of the plans from fast to slow on random activations (measured, remembered)."""
         plans = self.plans()
         x = self._random(self.shape.cin, self.shape.input)
         added = self._random(self.shape.cout, self.shape.output) if self.residual else None
         runs = {name: partial(self.run_with, plan, x, added) for name, plan in plans.items()}
-        units = self.weights.units
-        key = (
-            "gather", nvrtc.digest(_SOURCE), self.kind, self.shape, units.size, units.count,
-            round(units.density, 3), self.residual,
-        )  # fmt: skip
         jobs = [
             (_SOURCE, options(self.kind, p.tile, self.geometry.swizzled)) for p in plans.values()
         ]
-        self.plan = plans[search.fastest(runs, key, partial(nvrtc.compile_all, jobs))]
+        key = ("gather", nvrtc.digest(_SOURCE), self.signature)
+        return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
+
+    def choose(self) -> None:
+        """Take the plan that is fastest for the layer alone."""
+        self.settle(self.ranked()[0])
+
+    def settle(self, name: str) -> None:
+        """Take the plan of this name, and let go of what only others need."""
+        self.plan = self.plans()[name]
         self.weights.keep(self.plan)
 
     def _random(self, channels: int, layout: Layout) -> Activation:

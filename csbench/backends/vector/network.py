@@ -2,7 +2,8 @@
 
 Layers that keep their pattern run sparse, all others dense on the same kernels: the stem on
 wgmma's, depthwise layers on their own. What fits none of them, and any other operation, gets its
-inputs in torch's layout; where a layer reads the result it is packed again.
+inputs in torch's layout; where a layer reads the result it is packed again. Plans are chosen when
+the whole network can run (choice.py).
 """
 
 from __future__ import annotations
@@ -12,21 +13,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from csbench.backends.base import TORCH_DTYPE, LoweredNetwork
 from csbench.backends.chain import Call, in_turn
 from csbench.backends.cs import throughput_layer as wgmma
 from csbench.backends.cs.lowering import Lowering
 from csbench.backends.cs.pooling import is_global_mean, max_window, stem_takes
+from csbench.backends.dense.algorithms import normal
 from csbench.backends.dense.cudnn import Cudnn
+from csbench.backends.vector.choice import Choice
 from csbench.backends.vector.depthwise import Depthwise, is_depthwise
 from csbench.backends.vector.layer import Layer, kind_of, why_not_at_all
 from csbench.backends.vector.units import from_dense, units_of
 from csbench.core.case import Case
 from csbench.errors import PatternError
 from csbench.graph.program import Conv, Program, Step
+from csbench.kernels import nvrtc
 from csbench.kernels.gather import io
 from csbench.kernels.gather.layout import Activation
 from csbench.kernels.gather.pack import Units
+
+_SOURCES = ("gather/conv.cu", "gather/io.cu", "gather/window.cu")
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class _Lowering(Lowering):
         self.sparse, self.kind = sparse, kind_of(case.dtype)
         super().__init__(program, case, scaled=self.kind.planes > 1)
         self.stored = {0: Stored(False)}
+        self.choice = Choice()
+        self.layers: list[tuple[Conv, Layer, str | None]] = []  # and why dense if they are
 
     def network(self) -> LoweredNetwork:
         steps = list(self.program.steps)
@@ -63,8 +73,23 @@ class _Lowering(Lowering):
             elif not self._pooling(step):
                 inputs = tuple(self._plain(n) for n in step.inputs)
                 self._add(step.output, Stored(False), step.op, inputs)
-        result = self._plain(self.program.result)
-        return LoweredNetwork(in_turn(self.calls, result), tuple(self.reports))
+        run = in_turn(self.calls, self._plain(self.program.result))
+        self._choose(run)
+        for conv, layer, dense in self.layers:
+            self.report(conv, layer.bytes, layer.algorithm, dense)
+        order = [conv.name for conv in self.program.convolutions]
+        reports = sorted(self.reports, key=lambda report: order.index(report.name))
+        return LoweredNetwork(run, tuple(reports))
+
+    def _choose(self, run: Callable[[Tensor], Tensor]) -> None:
+        """Each layer's plan, by the time of the whole network."""
+        others = [report.algorithm for report in self.reports]
+        key = (
+            "gather in a network", nvrtc.digest(*_SOURCES), self.program.model, self.case.batch,
+            self.case.dtype, others,
+        )  # fmt: skip
+        x = normal(self.program.input_size, self.case, "NCHW")
+        self.choice.settle(partial(run, x), key)
 
     # ---- steps
 
@@ -111,9 +136,8 @@ class _Lowering(Lowering):
         scales = (self.stored[inputs[0]].scale, self.stored[inputs[-1]].scale, stored.scale)
         units, dense = self._units(conv)
         layer = Layer(conv, units, self.kind, self.case.batch, self.case.device, scales)
-        layer.choose()
-        self._add(step.output, stored, layer.run, inputs)
-        self.report(conv, layer.bytes, layer.algorithm, dense)
+        self._add(step.output, stored, self.choice.add(layer), inputs)
+        self.layers.append((conv, layer, dense))
 
     def _units(self, conv: Conv) -> tuple[Units, str | None]:
         """The weights of a layer, and why they are dense if they are."""
