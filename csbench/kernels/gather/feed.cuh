@@ -2,10 +2,10 @@
 #pragma once
 #include "gather/shape.cuh"
 
-// A box of 64 or 16 channels x 64 columns at one tap or pixel.
+// 64 channels x 64 columns at one tap, or 16 at all pixels of a window.
 __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x0, int x1, int x2,
                                              int x3, int channel, u32 bar) {
-#if GATHER_SWIZZLED
+#if GATHER_SWIZZLED && !GATHER_WINDOW
   load_box(to, map, x0, x1, x2, x3, channel, bar);
 #else
   load_box(to, map, x0, channel, x1, x2, x3, bar);
@@ -83,7 +83,7 @@ struct Feeder {
     const u32 bar = me.full(s, ring.slot);
     if (me.lane == 0) barrier_expect(bar, present * kCopied * kPlanes * kBoxBytes);
     __syncwarp();
-    if (box < present)
+    if (box < (kWindow ? 1 : present))  // a window is one copy: 16 took three times as long
       load_columns(to, plane ? low : high, x.x + (short)next.x, x.y + (next.x >> 16),
                    x.z + (short)next.y, x.w + (next.y >> 16), next.z, bar);
   }

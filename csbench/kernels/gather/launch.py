@@ -67,9 +67,9 @@ def convolve(
             shape.dilation[1],
         )  # fmt: skip
     out = x.like(shape.cout, shape.output)
-    line = 0
-    if t.shared and (window := shape.window):
-        g, line = g.windowed(window), window[1]
+    window = shape.window if t.shared else None
+    if window is not None:
+        g = g.windowed(window)
     units = len(weights.starts)
     row_blocks = -(-units // t.groups)
     tiles = row_blocks * -(-prod(g.blocks) // (1 if t.shared else t.column_blocks))
@@ -78,7 +78,7 @@ def convolve(
         blocks, _Divisor(row_blocks), tuple(b.bit_length() - 1 for b in g.box),
         tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
         g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
-        plan.ranks, line, units, tiles, plan.scratch(kind),
+        plan.ranks, window[1] if window else 0, units, tiles, plan.scratch(kind),
         plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
         plan.factors(kind), relu, residual_scale,
     )  # fmt: skip
@@ -92,7 +92,8 @@ def convolve(
     kernel(kind, plan, g.swizzled).launch(
         grid, t.threads,
         [
-            *(maps.boxes(x, geometry, plane, t.box_channels) for plane in (0, kind.planes - 1)),
+            *(maps.boxes(x, geometry, plane, t.box_channels, window)
+              for plane in (0, kind.planes - 1)),
             pointers, structure,
         ],
         shared=plan.shared(kind), cluster=plan.ranks if plan.ranks > 1 else None, overlap=True,

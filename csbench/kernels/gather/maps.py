@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from csbench.kernels import maps
-from csbench.kernels.gather.geometry import Geometry
-from csbench.kernels.gather.layout import Activation
+from csbench.kernels.gather.geometry import Geometry, Pair
+from csbench.kernels.gather.layout import WIDE, Activation
 from csbench.kernels.maps import TensorMap
 
 T = TypeVar("T")
 
 
-def boxes(x: Activation, geometry: Geometry, plane: int, channels: int) -> TensorMap:
-    """Boxes of so many channels x 64 columns of one plane; zero outside."""
+def boxes(
+    x: Activation, geometry: Geometry, plane: int, channels: int = WIDE, window: Pair | None = None
+) -> TensorMap:
+    """Boxes of so many channels x 64 columns of one plane, or of all pixels of a window (height,
+    width), one after another; zero outside."""
     g = geometry
     # Channels come last where a row of shared memory is one channel's columns, else second.
-    at = 4 if g.swizzled else 1
+    at = 4 if g.swizzled and window is None else 1
+    columns = g.box if window is None else (*g.box[:2], window[1], window[0])
     # The copy engine counts a box in what it steps over.
-    box = _insert([(b - 1) * s + 1 for b, s in zip(g.box, g.step, strict=True)], at, channels)
+    box = _insert([(b - 1) * s + 1 for b, s in zip(columns, g.step, strict=True)], at, channels)
     return maps.tiled(
         x.data[plane], _insert(g.extent, at, x.channels),
         _insert(g.in_stride, at, g.channel_stride)[1:], box, step=_insert(g.step, at, 1),
