@@ -32,6 +32,7 @@ CORES = 2  # for each of the runs side by side
 SELECTION = {
     "block/block.cu": ("test_block.py", "test_every_tile and odd and (fp32 or fp16)"),
     "cutlass/block.cu": ("test_block_cutlass.py", "test_every_tile and ragged and (fp32 or fp16)"),
+    "cutlass/persistent.cu": ("test_block_cutlass.py", "test_persistent and ragged"),
     "gather/conv.cu": ("test_gather.py", "test_every_plan and 80x48x3x3 and (fp32 or fp16)"),
     "gather/io.cu, window.cu": (
         "test_gather.py",

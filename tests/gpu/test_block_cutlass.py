@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
+from csbench.backends.block import cutlass_tile
 from csbench.backends.block.cutlass import BlockCutlass
-from csbench.backends.block.cutlass_layer import ARCHITECTURE, SOURCE, CutlassLayer
-from csbench.backends.block.cutlass_tile import Tile
+from csbench.backends.block.cutlass_layer import ARCHITECTURE, CutlassLayer
+from csbench.backends.block.cutlass_tile import PERSISTENT, Tile, tiles
 from csbench.backends.dense.algorithms import TORCH_DTYPE, sample
 from csbench.graph import reference
 from csbench.graph.program import Conv
@@ -31,6 +33,31 @@ SHAPES = {
     "16x16 blocks": {"cin": 48, "cout": 80, "kernel": (3, 3), "size": (5, 9), "block": (16, 16)},
 }  # fmt: skip
 
+# For blocks that walk tiles. Output channels are whole pieces of 16 bytes.
+WALKED = {
+    "ragged rows and tiles": {
+        "cin": 96, "cout": 72, "kernel": (3, 3), "size": (45, 53), "stride": 2, "residual": True,
+        "activation": "relu6",
+    },
+    "1x1, a row of nothing": {
+        "cin": 64, "cout": 96, "kernel": (1, 1), "size": (29, 31), "sparsity": 0.9,
+        "residual": True,
+    },
+    "no residual": {
+        "cin": 64, "cout": 36, "kernel": (1, 1), "size": (31, 29), "activation": "none",
+    },
+    "dilated": {"cin": 64, "cout": 64, "kernel": (3, 3), "size": (30, 30), "dilation": 2},
+    "nothing": {
+        "cin": 64, "cout": 64, "kernel": (3, 3), "size": (26, 30), "sparsity": 1.0,
+        "residual": True,
+    },
+    "unpruned": {
+        "cin": 64, "cout": 256, "kernel": (1, 1), "size": (29, 31), "sparsity": 0.0,
+        "residual": True,
+    },
+    "less than a tile": {"cin": 64, "cout": 64, "kernel": (3, 3), "size": (3, 5)},
+}  # fmt: skip
+
 backend = BlockCutlass()
 
 
@@ -39,10 +66,13 @@ def ready() -> None:
         pytest.skip(missing)
 
 
-def errors(conv: Conv, dtype: str, seed: int) -> dict[str, float]:
-    """The error of every tile, each compiled first, side by side."""
+def errors(
+    conv: Conv, dtype: str, seed: int, chosen: Mapping[str, Tile] | None = None
+) -> dict[str, float]:
+    """The error of every tile, or of the chosen ones, each compiled first, side by side."""
     layer = CutlassLayer(conv, case(dtype))
-    CutlassLayer.compile_all(layer.tiles.values())
+    chosen = chosen or layer.tiles
+    CutlassLayer.compile_all(chosen.values())
     generator = torch.Generator("cuda").manual_seed(seed)
     kind = TORCH_DTYPE[dtype]
     x = torch.randn(3, *conv.input_size, device="cuda", generator=generator).to(kind)
@@ -53,7 +83,7 @@ def errors(conv: Conv, dtype: str, seed: int) -> dict[str, float]:
     with poisoned_memory():
         return {
             name: reference.relative_error(layer.run(tile, x, residual), expected)
-            for name, tile in layer.tiles.items()
+            for name, tile in chosen.items()
         }
 
 
@@ -72,18 +102,44 @@ def test_every_tile_equals_the_reference(shape: str, dtype: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("processors", [1, 2, 132])
+@pytest.mark.parametrize("shape", WALKED)
+def test_persistent_blocks_equal_the_reference(
+    shape: str, processors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In as many blocks as run on so many multiprocessors: they walk many tiles, a few, or one."""
+    ready()
+    monkeypatch.setattr(cutlass_tile, "multiprocessors", lambda: processors)
+    for seed in (1, 2):
+        conv = convolution(**WALKED[shape], seed=seed)
+        wide = [rows for rows in PERSISTENT if rows == 32 or shape == "unpruned"]
+        chosen = {
+            str(tile): tile for rows in wide for tile in tiles(rows, 32, "fp32", persistent=True)
+        }
+        found = errors(conv, "fp32", seed, chosen)
+        assert not {name: error for name, error in found.items() if not error < TOLERANCE["fp32"]}
+
+
+FULL = {
+    "3x3": convolution(256, 256, (3, 3), (28, 28), stride=2, sparsity=0.9),
+    "few steps": convolution(64, 256, (1, 1), (28, 28), residual=True),
+}
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_every_tile_ends_where_the_device_is_full(dtype: str) -> None:
+@pytest.mark.parametrize("shape", FULL)
+def test_every_tile_ends_where_the_device_is_full(shape: str, dtype: str) -> None:
     """Launches that overlap, in more blocks than run at once; and blocks past the last image."""
     ready()
-    conv = convolution(256, 256, (3, 3), (28, 28), stride=2, sparsity=0.9)
-    given = case(dtype, batch=64)
+    conv, given = FULL[shape], case(dtype, batch=64)
     layer = CutlassLayer(conv, given)
-    x, _ = sample(conv, given, "NHWC")
-    expected = reference.convolution(conv, x)
+    assert any(t.persistent for t in layer.tiles.values()) == (shape + dtype == "few stepsfp32")
+    x, residual = sample(conv, given, "NHWC")
+    expected = reference.convolution(conv, x, residual)
     assert len(layer.ranked(conv, given)) == len(layer.tiles)
     for name, tile in layer.tiles.items():
-        error = reference.relative_error(layer.run(tile, x), expected)
+        error = reference.relative_error(layer.run(tile, x, residual), expected)
         assert error < TOLERANCE[dtype], name
 
 
@@ -125,12 +181,13 @@ def test_nan_is_not_hidden_by_relu() -> None:
         Tile(32, 32, 4, 4, "tf32"),
         Tile(128, 64, 2, 8, "fp16"),
         Tile(256, 64, 1, 8, "bf16"),
+        *(tile for rows in PERSISTENT for tile in tiles(rows, 32, "fp32", persistent=True)),
     ],
     ids=str,
 )
 def test_kernel_compiles_without_spills_or_waits(tile: Tile, tmp_path: Path) -> None:
     """A register that ptxas does not see through makes every wgmma wait for the one before."""
-    call = nvcc.command(SOURCE, tile.options, ARCHITECTURE, tmp_path / "kernel.cubin")
+    call = nvcc.command(tile.source, tile.options, ARCHITECTURE, tmp_path / "kernel.cubin")
     done = subprocess.run([*call, "-Xptxas", "-v"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Compiled(done.stderr).spilled == 0, done.stderr

@@ -20,7 +20,7 @@ from csbench.kernels import nvrtc
 FOLDER = Path(nvrtc.__file__).parent
 ARCHITECTURES = ("sm_80", "sm_90")
 HOPPER = "sm_90a"  # sm_90 with the instructions that only it has
-BY_NVCC_ALONE = ("cutlass/block.cu",)  # on users' machines too
+BY_NVCC_ALONE = ("cutlass/block.cu", "cutlass/persistent.cu")  # on users' machines too
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 

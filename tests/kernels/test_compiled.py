@@ -20,7 +20,9 @@ HOPPER_ONLY = ("cutlass/", "gather/", "latency/", "wgmma/")
 COMPILED_IN = {
     "block/block.cu": "gpu/test_block.py",
     "cusparselt/windows.cu": "backends/nm/test_cusparselt.py",
-    "cutlass/block.cu": "gpu/test_block_cutlass.py",
+    **dict.fromkeys(
+        (f"cutlass/{name}.cu" for name in ("block", "persistent")), "gpu/test_block_cutlass.py"
+    ),
     **dict.fromkeys(
         (f"gather/{name}.cu" for name in ("conv", "io", "window")),
         "backends/vector/test_backend.py",

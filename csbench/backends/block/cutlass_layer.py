@@ -12,18 +12,25 @@ import torch
 from torch import Tensor
 
 from csbench.backends.block import joined
-from csbench.backends.block.cutlass_tile import SIMT, TENSOR, Tile, candidates, deepest
+from csbench.backends.block.cutlass_tile import (
+    PLACE_ROWS,
+    SIMT,
+    TENSOR,
+    Tile,
+    candidates,
+    deepest,
+)
 from csbench.backends.block.gpu import block_of, to_tf32
 from csbench.backends.block.measured import ACTIVATIONS, MeasuredLayer
 from csbench.backends.dense.algorithms import TORCH_DTYPE
 from csbench.core.case import Case
 from csbench.graph.program import Conv
 from csbench.kernels.cutlass import maps, nvcc
-from csbench.kernels.driver import Kernel
+from csbench.kernels.driver import Argument, Kernel
 from csbench.kernels.nvrtc import load_cubin
 from csbench.sparse.formats import VALUE_BYTES, BlockPacked
 
-SOURCE, ARCHITECTURE = "block.cu", "sm_90a"
+ARCHITECTURE = "sm_90a"
 # Of the copy engine, and of 32-bit positions.
 MAX_STRIDE, MAX_REACH, MAX_POSITIONS = 8, 127, 2**31 - 512
 MAX_CHANNELS = 2**16  # a block's first channel is half a word
@@ -98,11 +105,11 @@ class CutlassLayer(MeasuredLayer):
 
     @staticmethod
     def digest() -> str:
-        return nvcc.digest(SOURCE)
+        return nvcc.digest("block.cu") + nvcc.digest("persistent.cu")
 
     @staticmethod
     def compile_all(tiles: Iterable[Tile]) -> None:
-        nvcc.compile_all(((SOURCE, tile.options) for tile in tiles), ARCHITECTURE)
+        nvcc.compile_all(((tile.source, tile.options) for tile in tiles), ARCHITECTURE)
 
     @property
     def bytes(self) -> int:
@@ -120,14 +127,21 @@ class CutlassLayer(MeasuredLayer):
         *weights, kept = self._packed(tile)
         positions = x.shape[0] * self.output_size[1] * self.output_size[2]
         slices, rows = self.channels // tile.depth, -(-self.output_size[0] // tile.rows)
-        stages = max(1, min(tile.stages, -(-self.kept * slices // tile.cluster)))
+        stages = tile.stages
+        if not tile.persistent:
+            stages = max(1, min(stages, -(-self.kept * slices // tile.cluster)))
         shape = _Convolution(
             positions, rows, slices, stages, kept, *self.output_size, *conv.stride, *conv.padding,
             ACTIVATIONS[conv.activation], self.window.is_pixel,
         )  # fmt: skip
-        _kernel(tile.options, x.device.index).launch(
-            rows * -(-positions // tile.pixels) * tile.cluster, tile.threads,
-            [self._view(tile, x), *weights, self.bias, residual, y, shape],
+        arguments: list[Argument] = [self._view(tile, x), *weights, self.bias, residual, y, shape]
+        if tile.persistent:
+            arguments = [
+                self._view(tile, x), self._places(tile, y if residual is None else residual),
+                self._places(tile, y), *weights, self.bias, int(residual is not None), shape,
+            ]  # fmt: skip
+        _kernel(tile.source, tile.options, x.device.index).launch(
+            tile.grid(rows, positions), tile.threads, arguments,
             shared=tile.shared_bytes(stages), overlap=True,
             cluster=tile.cluster if tile.cluster > 1 else None,
         )  # fmt: skip
@@ -141,6 +155,13 @@ class CutlassLayer(MeasuredLayer):
             )
         return maps.windows(
             x, self.precision, (n, h, w, c), self.window, channels=tile.depth, pixels=tile.pixels
+        )
+
+    def _places(self, tile: Tile, y: Tensor) -> maps.TensorMap:
+        """What a tile exchanges with a residual or a result at a time."""
+        n, c, h, w = y.shape
+        return maps.lines(
+            y, self.precision, n * h * w, c, channels=PLACE_ROWS, pixels=min(tile.pixels, 256)
         )
 
     def _packed(self, tile: Tile) -> Weights:
@@ -209,6 +230,6 @@ def _widths(precision: str) -> tuple[int, ...]:
 
 
 @cache
-def _kernel(options: tuple[str, ...], device: int) -> Kernel:
-    cubin = nvcc.compile_cubin(SOURCE, options, ARCHITECTURE)
+def _kernel(source: str, options: tuple[str, ...], device: int) -> Kernel:
+    cubin = nvcc.compile_cubin(source, options, ARCHITECTURE)
     return load_cubin(cubin, device).kernel("block_convolution")

@@ -1,4 +1,4 @@
-"""How one launch of kernels/cutlass/block.cu divides a layer: the words are those of that file."""
+"""How one launch of kernels/cutlass/ divides a layer: the words are those of block.cu."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ TENSOR: Shapes = {
     128: ((1, 4), (1, 8), (2, 8)),
     256: ((1, 8),),
 }
+# Of kernels/cutlass/persistent.cu, as SIMT: for fp32, and for rows of at most so many steps.
+PERSISTENT: Shapes = {
+    32: ((4, 4, 64), (2, 4, 64), (4, 2, 64)),
+    64: ((8, 4, 64),),
+    128: ((8, 4, 64),),
+}
+MOST_STEPS, MOST_WALKED = 16, 2**30
+PLACE_ROWS = 32  # of a line of the place where a residual is exchanged for results
 MAX_STAGES = 8
 HEADER = 2048  # bytes of shared memory before the stages
 SHARED, RESERVED = 228 * 1024, 1024  # of a multiprocessor, and what each block costs beside its own
@@ -34,7 +42,10 @@ CLUSTERED = 0.8  # of the device's places for blocks: what clusters of any size 
 
 @dataclass(frozen=True)
 class Tile:
-    """One choice of the kernel's constants, and of the cluster that shares a row."""
+    """One choice of the kernel's constants, and of the cluster that shares a row.
+
+    A persistent tile's thread blocks are as many as run at once, and walk the layer's tiles.
+    """
 
     rows: int
     depth: int
@@ -42,6 +53,11 @@ class Tile:
     warps: int
     precision: str
     cluster: int = 1
+    persistent: bool = False
+
+    @property
+    def source(self) -> str:
+        return "persistent.cu" if self.persistent else "block.cu"
 
     @property
     def pixels(self) -> int:
@@ -59,6 +75,8 @@ class Tile:
     def registers(self) -> int:
         """Of a thread: its sums, a residual that waits for them, and the rest."""
         sums = self.pixels * self.rows // self.threads
+        if self.persistent:
+            return sums + 72 + 4 * self.per_thread
         if self.precision == "fp32":
             return sums + 48 + 4 * self.per_thread
         pieces = sums * VALUE_BYTES[self.precision] // 16
@@ -70,10 +88,23 @@ class Tile:
         return -(-lines * self.depth * VALUE_BYTES[self.precision] // 1024) * 1024
 
     @property
+    def place_bytes(self) -> int:
+        """Where persistent blocks exchange a tile's residual for its results."""
+        return 4 * self.pixels * self.rows if self.persistent else 0
+
+    @property
     def resident(self) -> int:
-        """Blocks that share a multiprocessor: as registers allow, but with three stages each."""
+        """Blocks that share a multiprocessor: as registers allow, but with three stages each.
+
+        Two are enough where blocks stay; but then each quarter of the processor gets as many warps
+        as the others, as no later block fills what is left.
+        """
         most = max(1, REGISTERS // (self.threads * self.registers))
-        fitting = (n for n in range(most, 1, -1) if self._room(n) >= 3 * self.stage_bytes)
+        stages, even = (2, 4) if self.persistent else (3, 1)
+        fitting = (
+            n for n in range(most, 1, -1)
+            if self._room(n) >= stages * self.stage_bytes and n * self.warps % even == 0
+        )  # fmt: skip
         return next(fitting, 1)
 
     @property
@@ -82,12 +113,14 @@ class Tile:
 
     def _room(self, resident: int) -> int:
         """Bytes for stages where so many blocks share a multiprocessor."""
-        return min(SHARED // resident, SHARED) - RESERVED - HEADER
+        return SHARED // resident - RESERVED - HEADER - self.place_bytes
 
     def shared_bytes(self, stages: int) -> int:
         """Shared memory: the stages, reused for the sums where they do not leave registers."""
         pad = 4 if self.precision == "fp32" else 8
         sums = self.pixels * (self.rows + pad) * 4
+        if self.persistent:
+            return HEADER + stages * self.stage_bytes + self.place_bytes
         direct = self.precision == "fp32" and self.cluster == 1
         return HEADER + max(stages * self.stage_bytes, 0 if direct else sums)
 
@@ -100,18 +133,26 @@ class Tile:
         return tuple(f"-D{name}={value}" for name, value in values.items())
 
     def __str__(self) -> str:
-        return (
-            f"{self.rows}x{self.pixels} tile, {self.depth} deep, {self.warps} warps, "
-            f"cluster {self.cluster}"
-        )
+        blocks = "persistent" if self.persistent else f"cluster {self.cluster}"
+        return f"{self.rows}x{self.pixels} tile, {self.depth} deep, {self.warps} warps, {blocks}"
+
+    def grid(self, rows: int, positions: int) -> int:
+        """Thread blocks for so many rows and pixels; a persistent one stays in its row."""
+        tiles = -(-positions // self.pixels)
+        if self.persistent:
+            return rows * max(1, min(tiles, multiprocessors() * self.resident // rows))
+        return rows * tiles * self.cluster
 
 
-def tiles(rows: int, channels: int, precision: str) -> Iterator[Tile]:
+def tiles(rows: int, channels: int, precision: str, persistent: bool = False) -> Iterator[Tile]:
     """Every tile without clusters for rows of so many output channels and blocks so deep."""
+    shapes = SIMT if precision == "fp32" else TENSOR
+    if persistent:
+        shapes = PERSISTENT if precision == "fp32" else {}
     seen = set()
-    for per_thread, warps, *limit in (SIMT if precision == "fp32" else TENSOR).get(rows, ()):
+    for per_thread, warps, *limit in shapes.get(rows, ()):
         depth = deepest(channels, precision, *limit)
-        tile = Tile(rows, depth, per_thread, warps, precision)
+        tile = Tile(rows, depth, per_thread, warps, precision, persistent=persistent)
         if depth and tile not in seen:
             seen.add(tile)
             yield tile
@@ -133,6 +174,8 @@ def candidates(
 
     Not far larger than the image, no split finer than the steps, and none beyond a block for each
     multiprocessor, all at once; no small tile where the device is full several times over.
+    Persistent blocks only of the widest rows, where there is a next tile and little to multiply
+    before it.
     """
     found = []
     all_of = {wide: list(tiles(wide, channels, precision)) for wide in rows}
@@ -150,4 +193,18 @@ def candidates(
                 if cluster > 1 and (cluster > steps or blocks * cluster > enough):
                     break
                 found.append(replace(tile, cluster=cluster))
+    found += _persistent(max(rows), channels, precision, outputs, kept, positions)
     return found or [min(all_of[rows[0]], key=lambda tile: tile.pixels)]
+
+
+def _persistent(
+    wide: int, channels: int, precision: str, outputs: int, kept: int, positions: int
+) -> Iterator[Tile]:
+    # The copy engine takes lines of 16 bytes; a block counts pixels two tiles beyond its last.
+    if outputs % (16 // VALUE_BYTES[precision]) or positions > MOST_WALKED:
+        return
+    rows = -(-outputs // wide)
+    for tile in tiles(wide, channels, precision, persistent=True):
+        is_short = kept * channels // tile.depth <= MOST_STEPS
+        if is_short and tile.grid(rows, positions) < rows * -(-positions // tile.pixels):
+            yield tile

@@ -50,6 +50,10 @@ struct Output {
     return flat < positions && channel < channels;
   }
 
+  __device__ __forceinline__ float activated(float v) const {
+    return min_or_nan(max_or_nan(v, least), most);
+  }
+
   // The residual of a tile on its way to L2, long before it is read.
   template <int kPixels, int kRows, int kThreads>
   __device__ __forceinline__ void prefetch(int first_pixel, int first_channel, int thread) const {
@@ -82,7 +86,7 @@ struct Output {
 #pragma unroll
     for (int e = 0; e < kPiece; ++e) {
       const float v = residual ? sums.v[e] + widen(more.v[e]) : sums.v[e];
-      piece.v[e] = narrow(min_or_nan(max_or_nan(v, least), most));
+      piece.v[e] = narrow(activated(v));
     }
     Element* to = y + static_cast<long long>(flat) * channels + channel;
     if (channels % kPiece == 0)

@@ -55,3 +55,20 @@ __device__ __forceinline__ void load_window(void* to, const TensorMap& map, int 
   cute::SM90_TMA_LOAD_IM2COL_4D::copy(&map, &b.word, to, channel, w, h, n,
                                       static_cast<uint16_t>(across), static_cast<uint16_t>(down));
 }
+
+// What threads wrote to shared memory is there for the copy engine; each calls this, then all meet.
+__device__ __forceinline__ void fence_for_copy_engine() {
+  asm volatile("" ::: "memory");
+  cute::tma_store_fence();
+}
+// A box of lines of a matrix leaves shared memory; what lies outside of the matrix is not written.
+__device__ __forceinline__ void store_lines(const TensorMap& map, int column, int line,
+                                            const void* from) {
+  cute::SM90_TMA_STORE_2D::copy(&map, from, column, line);
+}
+// By the thread that stores: these belong together; they have left shared memory; they are done.
+__device__ __forceinline__ void commit_stores() { cute::tma_store_arrive(); }
+__device__ __forceinline__ void await_stores_read() { cute::tma_store_wait<0>(); }
+__device__ __forceinline__ void await_stores() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}

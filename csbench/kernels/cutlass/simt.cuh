@@ -8,6 +8,7 @@ constexpr int kRowWarps = ROWS < 32 ? 1 : ROWS / 32, kPixelWarps = WARPS / kRowW
 constexpr int kAcross = kPixelLanes * kPixelWarps;  // pixels between two of a lane
 constexpr int kLanePixels = PIXELS / kAcross;
 constexpr int kChunks = DEPTH / 4;  // 16-byte pieces of a pixel's step
+constexpr int kPlaceRows = 32;      // of a swizzled line of a tile's place in shared memory
 static_assert(WARPS % kRowWarps == 0 && PIXELS % (2 * kAcross) == 0, "warps cover the tile");
 
 using Mma = TiledMMA<
@@ -97,6 +98,37 @@ struct Products {
                       sums(0, j, 4 * i + 3)},
                      more[j % kAhead][i]);
       if (j + kAhead < kLanePixels) fetch(j + kAhead);
+    }
+  }
+
+  __device__ __forceinline__ void start(float* bias) {
+    copy(slice.partition_C(tile_in_shared<0>(bias)), sums);
+  }
+
+  // To a place that the copy engine reads, [ROWS / 32][PIXELS][32] and swizzled, over the residuals
+  // there. Those of a pixel are read together, before its results hide them from the compiler.
+  __device__ __forceinline__ void leave(unsigned char* place, bool has_residual,
+                                        const Output& output) const {
+    constexpr int kPieces = decltype(size<2>(sums))::value / kPiece;
+    Tensor at = slice.partition_C(make_identity_tensor(Shape<Int<PIXELS>, Int<ROWS>>{}));
+    CUTE_UNROLL
+    for (int j = 0; j < kLanePixels; ++j) {
+      PieceSums* to[kPieces];
+      PieceSums piece[kPieces];
+      CUTE_UNROLL
+      for (int i = 0; i < kPieces; ++i) {
+        const int line = get<0>(at(0, j, 4 * i)), row = get<1>(at(0, j, 4 * i));
+        const int box = row / kPlaceRows, chunk = row % kPlaceRows / 4 ^ pixel % 8;
+        to[i] = reinterpret_cast<PieceSums*>(place) + (box * PIXELS + line) * kPlaceRows / 4 + chunk;
+        piece[i] = has_residual ? *to[i] : PieceSums{};
+      }
+      CUTE_UNROLL
+      for (int i = 0; i < kPieces; ++i) {
+        CUTE_UNROLL
+        for (int e = 0; e < 4; ++e)
+          piece[i].v[e] = output.activated(sums(0, j, 4 * i + e) + piece[i].v[e]);
+        *to[i] = piece[i];
+      }
     }
   }
 

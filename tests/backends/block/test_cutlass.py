@@ -9,6 +9,11 @@ from csbench.backends.block import cutlass_layer
 from csbench.backends.block.cutlass_layer import CutlassLayer
 from csbench.backends.block.cutlass_tile import (
     MAX_STAGES,
+    MOST_STEPS,
+    PERSISTENT,
+    REGISTERS,
+    RESERVED,
+    SHARED,
     SIMT,
     TENSOR,
     candidates,
@@ -33,6 +38,51 @@ def test_every_tile_fits_a_multiprocessor(dtype: str, channels: int) -> None:
             assert tile.threads * tile.registers * tile.resident <= 65536, tile
             assert channels % tile.depth == 0
             assert tile.depth * VALUE_BYTES[dtype] in (32, 64, 128)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 32, 64])
+def test_persistent_blocks_run_all_at_once(channels: int) -> None:
+    """Two stages at least: the second step is asked for while the first is multiplied."""
+    found = [t for rows in PERSISTENT for t in tiles(rows, channels, "fp32", persistent=True)]
+    assert found
+    for tile in found:
+        shared = tile.shared_bytes(tile.stages)
+        assert 2 <= tile.stages <= MAX_STAGES, tile
+        assert shared <= SHARED_LIMIT, tile
+        assert tile.resident * (shared + RESERVED) <= SHARED, tile
+        assert tile.resident * tile.threads * tile.registers <= REGISTERS, tile
+        assert tile.resident * tile.warps % 4 == 0, tile
+    assert not list(tiles(32, 32, "fp16", persistent=True))
+
+
+@pytest.mark.parametrize("outputs", [64, 256, 1000, 2048])
+@pytest.mark.parametrize("kept", [1, 8, 9])
+@pytest.mark.parametrize("positions", [3136, 12544, 200704])
+def test_persistent_blocks_have_a_next_tile(positions: int, kept: int, outputs: int) -> None:
+    found = candidates((32,), 32, "fp32", outputs=outputs, kept=kept, positions=positions)
+    walking = [tile for tile in found if tile.persistent]
+    rows = -(-outputs // 32)
+    for tile in walking:
+        grid = tile.grid(rows, positions)
+        assert grid % rows == 0  # a block stays in its row
+        assert grid <= multiprocessors() * tile.resident
+        assert grid < rows * -(-positions // tile.pixels)
+        assert kept * 32 // tile.depth <= MOST_STEPS
+    smallest = 128  # pixels of a tile, and four of those share a multiprocessor
+    more_than_a_wave = rows * positions > 4 * multiprocessors() * smallest
+    assert bool(walking) == (kept <= 8 and more_than_a_wave), walking
+
+
+def test_persistent_blocks_store_whole_pieces() -> None:
+    """The copy engine takes lines of a multiple of 16 bytes, and the widest rows alone."""
+
+    def walking(rows: tuple[int, ...], outputs: int) -> set[int]:
+        found = candidates(rows, 32, "fp32", outputs=outputs, kept=2, positions=200704)
+        return {tile.rows for tile in found if tile.persistent}
+
+    assert walking((32,), 254) == set()
+    assert walking((32,), 252) == {32}
+    assert walking((32, 64, 128), 256) == {128}
 
 
 def test_deepest_is_a_row_of_a_swizzle() -> None:

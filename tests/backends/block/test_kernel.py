@@ -42,6 +42,22 @@ CUTLASS = {
     "many laps of a cluster": (32, 16, 8, 2, 2),
     "joined rows": (64, 32, 2, 2, 2),
 }
+# Rows, channels a step, lane pixels, warps.
+PERSISTENT = {
+    "one warp": (32, 16, 2, 1),
+    "two warps": (32, 16, 2, 2),
+    "one step in a block": (32, 32, 2, 2),
+    "two boxes": (32, 16, 8, 4),
+    "joined rows": (64, 16, 2, 2),
+}
+WALKED = {
+    "one row keeps nothing": convolution(
+        64, 96, (1, 1), (11, 13), sparsity=0.75, residual=True, seed=3
+    ),
+    "nothing is kept": convolution(64, 64, (1, 1), (19, 31), sparsity=1.0, residual=True),
+    "many tiles, ragged": convolution(32, 36, (3, 3), (19, 31), residual=True),
+    "rows are alike": convolution(32, 64, (1, 1), (19, 31), sparsity=0.0, activation="none"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +110,19 @@ def test_cutlass_in_fp32_equals_the_reference(name: str) -> None:
     shapes = SHAPES
     if rows > 32:
         shapes = {"unpruned": convolution(64, 128, (3, 3), (4, 7), sparsity=0.0, residual=True)}
+    for shape, conv in shapes.items():
+        assert error(CutlassLayer, chosen, conv, "fp32") < TOLERANCE["fp32"], shape
+
+
+@host.needs_cutlass
+@pytest.mark.parametrize("name", PERSISTENT)
+def test_persistent_blocks_equal_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one multiprocessor, so that every block walks tiles, the last one ragged."""
+    monkeypatch.setattr(cutlass_tile, "multiprocessors", lambda: 1)
+    chosen = cutlass_tile.Tile(*PERSISTENT[name], "fp32", persistent=True)
+    shapes = {**WALKED, **{n: conv for n, conv in SHAPES.items() if conv.output_size[0] % 4 == 0}}
+    if chosen.rows > 32:
+        shapes = {"unpruned": convolution(64, 128, (3, 3), (9, 17), sparsity=0.0, residual=True)}
     for shape, conv in shapes.items():
         assert error(CutlassLayer, chosen, conv, "fp32") < TOLERANCE["fp32"], shape
 

@@ -71,6 +71,7 @@ struct Block {
   std::map<u32, Mbarrier> barriers;
   std::map<int, Meeting> named;
   int number, threads;
+  int stores = 0;  // on their way out
 };
 
 struct Warp {

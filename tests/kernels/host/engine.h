@@ -34,19 +34,26 @@ struct alignas(64) TensorMap {
   u16 box[5];                   // of windows: channels, and pixels
   unsigned char step[5], rank, element, swizzle;  // bytes of a number, and of a swizzled row
 
-  // The number at `at`, or zero, to number `i` of a box that begins at `to`.
-  void copy(Block& block, u32 to, int i, const int (&at)[5]) const {
+  // Where the number at `at` is; null outside.
+  const unsigned char* find(const int (&at)[5]) const {
     long long from = 0;
-    bool inside = true;
     for (int d = 0; d < rank; ++d) {
-      inside &= at[d] >= 0 && at[d] < extent[d];
+      if (at[d] < 0 || at[d] >= extent[d]) return nullptr;
       from += at[d] * (d ? stride[d - 1] : element);
     }
-    u32 place = to + i * element;
+    return base + from;
+  }
+  // Where number `i` of a box that begins at `first` is.
+  unsigned char* place(Block& block, u32 first, int i) const {
+    u32 place = first + i * element;
     if (swizzle) place ^= (place >> 7 & (swizzle / 16 - 1)) << 4;
-    unsigned char* there = shared(block, place, element);
-    if (inside) memcpy(there, base + from, element);
-    else memset(there, 0, element);
+    return shared(block, place, element);
+  }
+  // The number at `at`, or zero, to number `i` of a box that begins at `to`.
+  void copy(Block& block, u32 to, int i, const int (&at)[5]) const {
+    const unsigned char* from = find(at);
+    if (from) memcpy(place(block, to, i), from, element);
+    else memset(place(block, to, i), 0, element);
   }
 };
 
@@ -86,6 +93,24 @@ inline void copy_box(u32 to, const TensorMap* given, const int (&start)[5], u32 
       map.copy(block, to, i, at);
     }
   });
+}
+// A box of a matrix leaves shared memory; await_stores() returns when all have.
+inline void store_lines(const TensorMap& given, int column, int line, u32 from) {
+  const TensorMap map = given;
+  check_start(map, from, column);
+  Block* block = machine->now->block;
+  ++block->stores;
+  machine->engine.push_back([=] {
+    for (int i = 0; i < map.box[0] * map.box[1]; ++i) {
+      const unsigned char* to = map.find({column + i % map.box[0], line + i / map.box[0]});
+      if (to) memcpy(const_cast<unsigned char*>(to), map.place(*block, from, i), map.element);
+    }
+    --block->stores;
+  });
+}
+inline void await_stores() {
+  Block* block = machine->now->block;
+  wait_until([=] { return block->stores == 0; });
 }
 // Consecutive output pixels from (w, h, n) on, each seen through the kernel tap (across, down).
 inline void copy_windows(u32 to, const TensorMap* given, int channel, int w, int h, int n,

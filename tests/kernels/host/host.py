@@ -45,8 +45,8 @@ def install(patch: pytest.MonkeyPatch, processors: int = 132) -> None:
     def load(file: str, *, options: Sequence[str] = (), device: object = None) -> Module:
         return Module(file, options)
 
-    def cutlass_kernel(options: Sequence[str], device: object) -> Kernel:
-        return Module("cutlass/block.cu", options).kernel("block_convolution")
+    def cutlass_kernel(file: str, options: Sequence[str], device: object) -> Kernel:
+        return Module(f"cutlass/{file}", options).kernel("block_convolution")
 
     patch.setattr(nvrtc, "load", load)
     patch.setattr(nvrtc, "driver", Driver)
@@ -165,7 +165,7 @@ def _compiled(file: str, options: tuple[str, ...]) -> ctypes.CDLL:
     target = _folder() / f"{hashlib.sha256(repr((file, options)).encode()).hexdigest()[:16]}.so"
     done = subprocess.run(
         ["g++", "-O1", "-std=c++17", "-w", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", f"-I{HOST}",
-         f"-I{KERNELS}", *(cute if "cute/" in text else ()), *options, f'-DHOST_FILE="{file}"',
+         f"-I{KERNELS}", *(cute if file.startswith("cutlass/") else ()), *options, f'-DHOST_FILE="{file}"',
          f"-DHOST_KERNELS={''.join(f'ENTRY({name}) ' for name in names)}", "-o", target,
          HOST / "kernels.cpp"],
         capture_output=True, text=True,
