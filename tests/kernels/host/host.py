@@ -165,7 +165,8 @@ def _compiled(file: str, options: tuple[str, ...]) -> ctypes.CDLL:
     target = _folder() / f"{hashlib.sha256(repr((file, options)).encode()).hexdigest()[:16]}.so"
     done = subprocess.run(
         ["g++", "-O1", "-std=c++17", "-w", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", f"-I{HOST}",
-         f"-I{KERNELS}", *(cute if file.startswith("cutlass/") else ()), *options, f'-DHOST_FILE="{file}"',
+         f"-I{KERNELS}", *(cute if file.startswith("cutlass/") else ()), *options,
+         f'-DHOST_FILE="{file}"',
          f"-DHOST_KERNELS={''.join(f'ENTRY({name}) ' for name in names)}", "-o", target,
          HOST / "kernels.cpp"],
         capture_output=True, text=True,
