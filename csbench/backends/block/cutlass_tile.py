@@ -174,8 +174,7 @@ def candidates(
 
     Not far larger than the image, no split finer than the steps, and none beyond a block for each
     multiprocessor, all at once; no small tile where the device is full several times over.
-    Persistent blocks only of the widest rows, where there is a next tile and little to multiply
-    before it.
+    Persistent blocks only where there is a next tile, and little to multiply before it.
     """
     found = []
     all_of = {wide: list(tiles(wide, channels, precision)) for wide in rows}
@@ -193,7 +192,8 @@ def candidates(
                 if cluster > 1 and (cluster > steps or blocks * cluster > enough):
                     break
                 found.append(replace(tile, cluster=cluster))
-    found += _persistent(max(rows), channels, precision, outputs, kept, positions)
+        if 4 * wide > max(rows):
+            found += _persistent(wide, channels, precision, outputs, kept, positions)
     return found or [min(all_of[rows[0]], key=lambda tile: tile.pixels)]
 
 
