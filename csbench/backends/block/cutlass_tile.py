@@ -25,13 +25,14 @@ TENSOR: Shapes = {
     128: ((1, 4), (1, 8), (2, 8)),
     256: ((1, 8),),
 }
-# Of kernels/cutlass/persistent.cu, as SIMT: for fp32, and for rows of at most so many steps.
+# Of kernels/cutlass/persistent.cu, as SIMT: for fp32, and for rows that keep at most so many
+# channels.
 PERSISTENT: Shapes = {
-    32: ((4, 4, 64), (2, 4, 64), (4, 2, 64)),
+    32: ((4, 4, 64), (2, 4, 64), (4, 2, 64), (2, 4), (2, 2, 64)),
     64: ((8, 4, 64),),
     128: ((8, 4, 64),),
 }
-MOST_STEPS, MOST_WALKED = 16, 2**30
+MOST_KEPT, MOST_WALKED = 512, 2**30
 PLACE_ROWS = 32  # of a line of the place where a residual is exchanged for results
 MAX_STAGES = 8
 HEADER = 2048  # bytes of shared memory before the stages
@@ -204,7 +205,7 @@ def _persistent(
     if outputs % (16 // VALUE_BYTES[precision]) or positions > MOST_WALKED:
         return
     rows = -(-outputs // wide)
-    for tile in tiles(wide, channels, precision, persistent=True):
-        is_short = kept * channels // tile.depth <= MOST_STEPS
-        if is_short and tile.grid(rows, positions) < rows * -(-positions // tile.pixels):
+    short = kept * channels <= MOST_KEPT
+    for tile in tiles(wide, channels, precision, persistent=True) if short else ():
+        if tile.grid(rows, positions) < rows * -(-positions // tile.pixels):
             yield tile

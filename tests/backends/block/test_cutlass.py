@@ -9,7 +9,7 @@ from csbench.backends.block import cutlass_layer
 from csbench.backends.block.cutlass_layer import CutlassLayer
 from csbench.backends.block.cutlass_tile import (
     MAX_STAGES,
-    MOST_STEPS,
+    MOST_KEPT,
     PERSISTENT,
     REGISTERS,
     RESERVED,
@@ -56,7 +56,7 @@ def test_persistent_blocks_run_all_at_once(channels: int) -> None:
 
 
 @pytest.mark.parametrize("outputs", [64, 256, 1000, 2048])
-@pytest.mark.parametrize("kept", [1, 8, 9])
+@pytest.mark.parametrize("kept", [1, 16, 17])
 @pytest.mark.parametrize("positions", [3136, 12544, 200704])
 def test_persistent_blocks_have_a_next_tile(positions: int, kept: int, outputs: int) -> None:
     found = candidates((32,), 32, "fp32", outputs=outputs, kept=kept, positions=positions)
@@ -67,10 +67,10 @@ def test_persistent_blocks_have_a_next_tile(positions: int, kept: int, outputs: 
         assert grid % rows == 0  # a block stays in its row
         assert grid <= multiprocessors() * tile.resident
         assert grid < rows * -(-positions // tile.pixels)
-        assert kept * 32 // tile.depth <= MOST_STEPS
-    smallest = 128  # pixels of a tile, and four of those share a multiprocessor
-    more_than_a_wave = rows * positions > 4 * multiprocessors() * smallest
-    assert bool(walking) == (kept <= 8 and more_than_a_wave), walking
+        assert kept * 32 <= MOST_KEPT
+    pixels = min(t.pixels * t.resident for t in tiles(32, 32, "fp32", persistent=True))
+    more_than_a_wave = rows * positions > pixels * multiprocessors()
+    assert bool(walking) == (kept <= 16 and more_than_a_wave), walking
 
 
 def test_persistent_blocks_store_whole_pieces() -> None:
@@ -104,7 +104,8 @@ def test_candidates_are_few_and_never_none(
         blocks = -(-512 // tile.rows) * -(-positions // tile.pixels) * tile.cluster
         assert tile.cluster == 1 or blocks <= multiprocessors(), tile
     if positions == 802816:
-        assert all(tile.cluster == 1 and tile.rows * tile.pixels >= 4096 for tile in found)
+        assert all(tile.cluster == 1 for tile in found)
+        assert all(tile.rows * tile.pixels >= 4096 for tile in found if not tile.persistent)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
