@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Hashable
 
 from csbench.backends.vector.layer import Layer
@@ -26,6 +25,7 @@ class Choice:
         if signature not in self.ranked:
             self.ranked[signature] = layer.ranked()[:ALTERNATIVES]
             self.chosen[signature] = self.ranked[signature][0]
+            layer.weights.drop_all_but(plans[name] for name in self.ranked[signature])
         self._layers.append((layer, signature))
 
         def run(x: Activation, residual: Activation | None = None) -> Activation:
@@ -34,8 +34,13 @@ class Choice:
         return run
 
     def settle(self, network: search.Run, key: object) -> None:
-        """Choose by the time of `network`, remembered under `key`; drop what is not chosen."""
-        with contextlib.suppress(*search.REFUSALS):  # what no graph holds keeps its plans
+        """Choose by the time of `network`, remembered under `key`; drop what is not chosen.
+
+        What runs, but no graph holds, keeps its plans.
+        """
+        try:
             search.in_context(network, self.chosen, self.ranked, key)
+        except search.REFUSALS:
+            network()  # an error that is not the graph's comes again
         for layer, signature in self._layers:
             layer.settle(self.chosen[signature])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -52,18 +53,25 @@ class Weights:
         return self._held[packing]
 
     def _packed(self, packing: Packing) -> Held:
-        g, stages = self.geometry, by_tap(self.units, packing.boxes)
-        if packing.shared and self.window is not None:
-            g, stages = g.windowed(self.window), by_window(self.units, self.window)
+        g, window = self.geometry, self.window if packing.shared else None
+        if window is None:
+            stages = by_tap(self.units, packing.boxes)
+        else:
+            g, stages = g.windowed(window), by_window(self.units, window)
         made = pack(self.units, stages, swizzled=g.swizzled, parts=self.parts, spans=packing.spans)
         return Held(
             made.records.to(self.device), made.starts.to(self.device),
             coordinates(made, g).to(self.device), made.stages, packing.boxes, made.bytes,
         )  # fmt: skip
 
-    def keep(self, *plans: Plan) -> None:
-        """Let go of what was packed for other plans, and of what it was packed from."""
-        self._held = {plan.packing: self.held(plan) for plan in plans}
+    def drop_all_but(self, plans: Iterable[Plan]) -> None:
+        """Let go of what was packed for other plans."""
+        wanted = {plan.packing for plan in plans}
+        self._held = {packing: held for packing, held in self._held.items() if packing in wanted}
+
+    def keep(self, plan: Plan) -> None:
+        """Let go of all but what this plan reads, and of what it was packed from."""
+        self._held = {plan.packing: self.held(plan)}
         self.parts = ()
         self.units = dataclasses.replace(self.units, values=self.units.values[:0].clone())
 

@@ -90,3 +90,33 @@ def test_a_network_that_no_graph_holds_keeps_the_plans_of_its_layers(
     choice.settle(run, "net")
     assert one.plan == one.plans()[min(one.plans())]
     assert run().isfinite().all()
+
+
+def test_an_error_of_the_network_itself_is_not_hidden() -> None:
+    def network() -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    choice = Choice()
+    choice.add(made(layer(256, 64, (4, 8))))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        choice.settle(network, "net")
+
+
+def test_a_ranked_layer_holds_weights_for_its_alternatives_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, choice = made(layer(256, 64, (4, 8))), Choice()
+    packings = {name: plan.packing for name, plan in one.plans().items()}
+    last = packings[max(packings)]
+    names = [name for name in sorted(packings, reverse=True) if packings[name] == last]
+    assert set(packings.values()) > {last}
+
+    def ranking(runs: dict[str, search.Run], *_: object) -> list[str]:
+        for plan in one.plans().values():  # as measuring them does
+            one.weights.held(plan)
+        return names
+
+    monkeypatch.setattr(search, "ranking", ranking)
+    choice.add(one)
+    assert set(one.weights._held) == {last}
+    assert one.weights.parts  # another plan can still be packed
