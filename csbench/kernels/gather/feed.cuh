@@ -1,4 +1,5 @@
-// Copying: one warp fills the ring of stages, each lane one box (box, block of columns, plane).
+// Copying: one warp fills the ring of stages, each lane one box (box, block of columns, plane), or
+// one lane of each plane a whole window.
 #pragma once
 #include "gather/shape.cuh"
 

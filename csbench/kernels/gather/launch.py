@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from csbench.kernels.gather import io, maps
-from csbench.kernels.gather.geometry import Geometry, Shape
+from csbench.kernels.gather.geometry import Geometry, Pair, Shape
 from csbench.kernels.gather.layout import Activation
 from csbench.kernels.gather.tile import Kind, Plan, kernel
 from csbench.kernels.gather.weights import Held
@@ -60,36 +60,23 @@ def convolve(
 
     `limit` is where ReLU6 ends, in the result's scale; None for ReLU.
     """
-    g, t = geometry, plan.tile
-    if g.unfolded:
+    t = plan.tile
+    if geometry.unfolded:
         x = io.unfold(
             x, shape.out_size[1], shape.kernel[1], shape.stride[1], shape.padding[1],
             shape.dilation[1],
         )  # fmt: skip
     out = x.like(shape.cout, shape.output)
     window = shape.window if t.shared else None
-    if window is not None:
-        g = g.windowed(window)
-    units = len(weights.starts)
-    row_blocks = -(-units // t.groups)
-    tiles = row_blocks * -(-prod(g.blocks) // (1 if t.shared else t.column_blocks))
-    blocks = (_Divisor * 3)(*(_Divisor(n) for n in g.blocks[:3]))
-    structure = _Shape(
-        blocks, _Divisor(row_blocks), tuple(b.bit_length() - 1 for b in g.box),
-        tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
-        g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
-        plan.ranks, window[1] if window else 0, units, tiles, plan.scratch(kind),
-        plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
-        plan.factors(kind), relu, residual_scale,
-    )  # fmt: skip
+    structure = _shape(kind, plan, geometry, window, weights, out.plane, relu, residual_scale)
     pointers = _Pointers(
         *(None if p is None else p.data_ptr() for p in (
             weights.records, weights.starts, weights.boxes, rows, scale, bias, limit,
             None if residual is None else residual.data, out.data,
         ))
     )  # fmt: skip
-    grid = _grid(plan, row_blocks, tiles, processors(x.data.device.index))
-    kernel(kind, plan, g.swizzled).launch(
+    grid = _grid(plan, structure.row_blocks.by, structure.tiles, processors(x.data.device.index))
+    kernel(kind, plan, geometry.swizzled).launch(
         grid, t.threads,
         [
             *(maps.boxes(x, geometry, plane, t.box_channels, window)
@@ -99,6 +86,26 @@ def convolve(
         shared=plan.shared(kind), cluster=plan.ranks if plan.ranks > 1 else None, overlap=True,
     )  # fmt: skip
     return out
+
+
+def _shape(
+    kind: Kind, plan: Plan, geometry: Geometry, window: Pair | None, weights: Held, plane: int,
+    relu: bool, residual_scale: float,
+) -> _Shape:  # fmt: skip
+    """What the kernel is told of a layer whose result has planes of so many elements."""
+    g, t = geometry if window is None else geometry.windowed(window), plan.tile
+    units = len(weights.starts)
+    row_blocks = -(-units // t.groups)
+    tiles = row_blocks * -(-prod(g.blocks) // (t.column_blocks if window is None else 1))
+    return _Shape(
+        (_Divisor * 3)(*map(_Divisor, g.blocks[:3])), _Divisor(row_blocks),
+        tuple(b.bit_length() - 1 for b in g.box),
+        tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
+        g.out_channel, plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
+        plan.ranks, 0 if window is None else window[1], units, tiles, plan.scratch(kind),
+        plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
+        plan.factors(kind), relu, residual_scale,
+    )  # fmt: skip
 
 
 def _grid(plan: Plan, row_blocks: int, tiles: int, processors: int) -> int:

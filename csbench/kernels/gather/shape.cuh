@@ -22,6 +22,7 @@ constexpr int kScratchPlane = kUnit * 128, kScratchHalf = kPlanes * kScratchPlan
 static_assert(kM % 4 == 0, "a warp takes whole blocks of 64 columns");
 static_assert(GATHER_SPLIT || kParts == 1, "parts of K are added up only if K is split");
 static_assert(!kWindow || (kBlocks == 4 && !GATHER_SPLIT && GATHER_SWIZZLED), "2 x 2 pixels");
+static_assert(!kWindow || kHalves <= 2, "a warp's columns are on one line of the window");
 
 struct Shape {
   Divisor blocks[3], row_blocks;                 // tiles = row blocks * blocks of columns

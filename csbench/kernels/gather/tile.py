@@ -12,7 +12,7 @@ from csbench.kernels.gather.pack import WINDOW_CHANNELS
 
 _PROCESSOR, _RESERVED = 233472, 1024  # bytes of shared memory, and what each block loses
 _MAX_SLOTS = 8
-_LANES = 32  # of the warp that copies, one box each
+_LANES = 32  # of the warp that copies, one box (or pixel of a window) each
 # Tensor cores round sums toward zero: after so many k-steps of three products the sums leave them.
 PROMOTE = 8
 
