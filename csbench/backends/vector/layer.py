@@ -12,10 +12,11 @@ from torch import Tensor
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc, search
 from csbench.kernels.gather import launch
+from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Geometry, Shape, geometry
 from csbench.kernels.gather.layout import WIDE, Activation, Layout
 from csbench.kernels.gather.pack import Units
-from csbench.kernels.gather.tile import Kind, Load, Plan, candidates, options
+from csbench.kernels.gather.tile import Kind, Plan, options
 from csbench.kernels.gather.weights import Weights
 
 MAX_STRIDE, MAX_OFFSET, MAX_ELEMENTS = 8, 2**15, 2**31 - 1  # of the copy engine, 16 and 31 bits

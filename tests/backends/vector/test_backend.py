@@ -13,8 +13,10 @@ from csbench.backends.vector import gpu
 from csbench.backends.vector.layer import why_not_at_all
 from csbench.core.case import Case
 from csbench.core.pattern import parse
+from csbench.graph.program import output_hw
+from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Shape, geometry
-from csbench.kernels.gather.tile import Kind, Load, candidates, options
+from csbench.kernels.gather.tile import Kind, Plan, options
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
@@ -64,7 +66,12 @@ LOADS = [
     for blocks in (1, 49, 3136)
     for boxes, density in ((1, 1.0), (36, 0.25), (288, 0.0625))
     for residual in (False, True)
-]
+] + [
+    Load(units, unit, 3136, 36, 0.25, residual, pixels, 784)
+    for units, unit in ((1, 8), (5, 16), (2, 32), (64, 32))
+    for residual in (False, True)
+    for pixels in (6, 16)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -75,11 +82,55 @@ def test_every_layer_has_plans_that_fit(kind: Kind) -> None:
         for plan in plans.values():
             tile = plan.tile
             assert (plan.shared(kind) + 1024) * tile.blocks <= 233472
-            assert tile.column_blocks * kind.planes * plan.boxes <= 32
+            assert tile.copied * kind.planes * plan.boxes <= 32
             assert plan.slots >= 2
             # Parity tells two turns of a barrier apart only where each part has its own slots.
             assert plan.slots % tile.parts == 0
             assert tile.threads * tile.blocks <= 1024
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_plans_that_differ_have_names_that_differ(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choices are remembered by name."""
+    named: list[tuple[str, Plan]] = []
+
+    def name(plan: Plan) -> str:
+        named.append((plain(plan), plan))
+        return named[-1][0]
+
+    plain = Plan.__str__
+    monkeypatch.setattr(Plan, "__str__", name)
+    for load in LOADS:
+        named.clear()
+        candidates(kind, load, 132)
+        assert len({name for name, _ in named}) == len({plan for _, plan in named})
+
+
+@pytest.mark.parametrize("kernel", [(2, 2), (1, 3), (3, 1), (3, 3), (1, 7)])
+@pytest.mark.parametrize("images", [48, 100])
+def test_windows_reach_every_tap_of_their_four_pixels(images: int, kernel: tuple[int, int]) -> None:
+    size, padding = (5, 9), (kernel[0] // 2, kernel[1] // 2)
+    out = output_hw(size, kernel, (1, 1), padding, (1, 1))
+    shape = Shape(images, 70, 40, size, out, kernel, (1, 1), padding, (1, 1))
+    plain = geometry(shape)
+    assert shape.window is not None
+    shared = plain.windowed(shape.window)
+    read = [(x + j, y + i) for _, _, x, y in plain.taps for i in (0, 1) for j in (0, 1)]
+    assert set(read) == {(x, y) for *_, x, y in shared.taps}
+    assert len(set(shared.taps)) == len(shared.taps)
+    assert shared.blocks == (1, -(-images // 64), -(-out[1] // 2), -(-out[0] // 2))
+
+
+def test_windows_are_shared_by_plain_layers_only() -> None:
+    same = Shape(64, 8, 8, (9, 9), (9, 9), (3, 3), (1, 1), (1, 1), (1, 1))
+    assert same.window == (4, 4)
+    for other in (
+        {"images": 47}, {"kernel": (5, 5)}, {"kernel": (1, 1)}, {"stride": (1, 2)},
+        {"dilation": (2, 1)},
+    ):  # fmt: skip
+        assert same._replace(**other).window is None
 
 
 @pytest.mark.parametrize("images", [1, 7, 8, 47, 48, 64, 200])
