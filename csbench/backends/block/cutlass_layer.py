@@ -134,35 +134,33 @@ class CutlassLayer(MeasuredLayer):
             positions, rows, slices, stages, kept, *self.output_size, *conv.stride, *conv.padding,
             ACTIVATIONS[conv.activation], self.window.is_pixel,
         )  # fmt: skip
-        arguments: list[Argument] = [self._view(tile, x), *weights, self.bias, residual, y, shape]
+        arguments: list[Argument]
         if tile.persistent:
-            arguments = [
-                self._view(tile, x), self._places(tile, y if residual is None else residual),
-                self._places(tile, y), *weights, self.bias, int(residual is not None), shape,
-            ]  # fmt: skip
+            result = self._lines(tile, y, PLACE_ROWS)
+            added = result if residual is None else self._lines(tile, residual, PLACE_ROWS)
+            arguments = [added, result, *weights, self.bias, int(residual is not None)]
+        else:
+            arguments = [*weights, self.bias, residual, y]
         _kernel(tile.source, tile.options, x.device.index).launch(
-            tile.grid(rows, positions), tile.threads, arguments,
+            tile.grid(rows, positions), tile.threads, [self._view(tile, x), *arguments, shape],
             shared=tile.shared_bytes(stages), overlap=True,
             cluster=tile.cluster if tile.cluster > 1 else None,
         )  # fmt: skip
 
     def _view(self, tile: Tile, x: Tensor) -> maps.TensorMap:
         """What a step of the tile reads of x."""
-        n, c, h, w = x.shape
         if self.window.is_pixel:
-            return maps.lines(
-                x, self.precision, n * h * w, c, channels=tile.depth, pixels=min(tile.pixels, 256)
-            )
+            return self._lines(tile, x, tile.depth)
+        n, c, h, w = x.shape
         return maps.windows(
             x, self.precision, (n, h, w, c), self.window, channels=tile.depth, pixels=tile.pixels
         )
 
-    def _places(self, tile: Tile, y: Tensor) -> maps.TensorMap:
-        """What a tile exchanges with a residual or a result at a time."""
-        n, c, h, w = y.shape
-        return maps.lines(
-            y, self.precision, n * h * w, c, channels=PLACE_ROWS, pixels=min(tile.pixels, 256)
-        )
+    def _lines(self, tile: Tile, t: Tensor, channels: int) -> maps.TensorMap:
+        """So many channels of a tile's pixels, or of as many of them as a box holds."""
+        n, c, h, w = t.shape
+        pixels = min(tile.pixels, maps.MOST_LINES)
+        return maps.lines(t, self.precision, n * h * w, c, channels=channels, pixels=pixels)
 
     def _packed(self, tile: Tile) -> Weights:
         if tile.rows not in self._weights:

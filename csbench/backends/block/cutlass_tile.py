@@ -201,7 +201,7 @@ def candidates(
 def _persistent(
     wide: int, channels: int, precision: str, outputs: int, kept: int, positions: int
 ) -> Iterator[Tile]:
-    # The copy engine takes lines of 16 bytes; a block counts pixels two tiles beyond its last.
+    # The copy engine takes lines of whole 16 bytes; a block counts pixels beyond the last ones.
     if outputs % (16 // VALUE_BYTES[precision]) or positions > MOST_WALKED:
         return
     rows = -(-outputs // wide)

@@ -9,7 +9,9 @@ from torch import Tensor
 from csbench.kernels import maps
 from csbench.kernels.maps import ROUNDED_TO_TF32, Pair, TensorMap
 
-__all__ = ["TensorMap", "Window", "lines", "windows"]
+__all__ = ["MOST_LINES", "TensorMap", "Window", "lines", "windows"]
+
+MOST_LINES = 256  # of a box of a matrix
 
 
 class Window(NamedTuple):
