@@ -6,7 +6,6 @@ in its precision, and its bytes (weights as stored, activations once) at the cop
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from csbench.backends.base import TORCH_DTYPE
 from csbench.bench.clocks import Clock, CudaClock, HostClock
 from csbench.bench.sampling import sample_alone
-from csbench.core.cache import cache_dir, write_atomically
+from csbench.core.cache import measured_file, write_atomically
 
 Ceilings = Mapping[str, float]  # copy_gb_s, fp32_tflop_s, ..., launch_us
 
@@ -31,8 +30,7 @@ def ceilings(device: str, env: Mapping[str, Any], again: bool = False) -> dict[s
     `again` measures once more and keeps the better of both: the first time may have been a bad one.
     """
     names = ("gpu", "cpu", "driver", "torch", "threads", "gpu_memory_bytes", "host")
-    identity = json.dumps([device, *(env.get(name) for name in names)])
-    path = cache_dir() / f"ceilings-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.json"
+    path = measured_file("ceilings", device, *(env.get(name) for name in names))
     try:
         known: dict[str, float] = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -10,6 +10,7 @@ import os
 import select
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 import msgspec
 
@@ -47,8 +48,9 @@ class Runner:
     def __init__(self, devices: Sequence[str], settings: Settings, reporter: Reporter) -> None:
         self._settings = msgspec.structs.replace(settings, workers=len(devices))
         self._reporter = reporter
-        threads = settings.threads or _share_of_cores(len(devices))
-        self._desks = [_Desk(device, threads) for device in devices]
+        here = host()
+        threads = settings.threads or _share_of_cores(here["cores"], len(devices))
+        self._desks = [_Desk(device, threads, here) for device in devices]
 
     def __enter__(self) -> Runner:
         return self
@@ -144,23 +146,23 @@ def choose(waiting: Sequence[Case], last: Case | None, others: Iterable[Case | N
     return next((i for i, network in enumerate(networks) if network not in taken), 0)
 
 
-def _share_of_cores(workers: int) -> int | None:
+def _share_of_cores(cores: int | None, workers: int) -> int | None:
     """CPU threads of each of several workers: threads that wait for each other on taken cores
     crawl. None leaves it to torch: one worker alone has them all, and OMP_NUM_THREADS is obeyed."""
     if workers == 1 or "OMP_NUM_THREADS" in os.environ:
         return None
-    return max(1, (host()["cores"] or 1) // workers)
+    return max(1, (cores or 1) // workers)
 
 
 class _Desk:
     """A device and its worker, which is started when needed and replaced when it was ended."""
 
-    def __init__(self, device: str, threads: int | None) -> None:
+    def __init__(self, device: str, threads: int | None, env: dict[str, Any]) -> None:
         self.device, self._threads = device, threads
+        self.env = env  # until its worker tells its own
         self.case: Case | None = None
         self.last: Case | None = None
         self.slow_ms: tuple[float, ...] = ()  # what its baseline took in workers replaced for it
-        self.env = host()
         self._worker: Worker | None = None
 
     @property

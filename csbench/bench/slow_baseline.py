@@ -7,13 +7,12 @@ slower (9 % were seen), and every speed-up over it too good, until another proce
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from csbench.core.cache import cache_dir, write_atomically
+from csbench.core.cache import measured_file, write_atomically
 from csbench.core.case import Case
 
 DEVICES = frozenset({"cuda"})  # on a CPU the neighbours decide more than libraries do
@@ -59,9 +58,7 @@ def _path(case: Case, env: Mapping[str, Any]) -> Path:
     """One file for each dense workload on each GPU with the same libraries. GPUs of one model
     differ, by their power limit for one, and may share this folder."""
     names = ("gpu", "gpu_id", "driver", "torch", "cudnn")
-    identity = json.dumps([case.dense.key, *(env.get(name) for name in names)])
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    return cache_dir() / f"baseline-{digest}.json"
+    return measured_file("baseline", case.dense.key, *(env.get(name) for name in names))
 
 
 def _read(path: Path) -> float:

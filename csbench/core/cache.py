@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +16,12 @@ def cache_dir() -> Path:
     folder = Path(chosen) if chosen else Path(base) / "csbench"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def measured_file(what: str, *identity: object) -> Path:
+    """Where a figure is kept that holds for what `identity` names, and for nothing else (JSON)."""
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    return cache_dir() / f"{what}-{digest}.json"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
