@@ -103,7 +103,7 @@ def test_every_plan_on_awkward_shapes(
     pack = partial(io.pack, planes=kind.planes, bf16=kind.bf16)
     packed = pack(x.cuda(), gain=gains[0])
     added = None if residual is None else pack(residual.cuda(), gain=gains[1])
-    plans = made.plans()
+    plans = made.plans
     swizzled = made.geometry.swizzled
     nvrtc.compile_all(
         ("gather/conv.cu", options(kind, plan.tile, swizzled)) for plan in plans.values()

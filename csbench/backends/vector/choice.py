@@ -21,7 +21,7 @@ class Choice:
 
     def add(self, layer: Layer) -> Callable[..., Activation]:
         """What runs the layer by the plan that is chosen at that moment."""
-        signature, plans = layer.signature, layer.plans()
+        signature, plans = layer.signature, layer.plans
         if signature not in self.ranked:
             self.ranked[signature] = layer.ranked()[:ALTERNATIVES]
             self.chosen[signature] = self.ranked[signature][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 import torch
@@ -84,8 +84,9 @@ class Layer:
         # |result| <= gain * max|x| + bias_peak (+ max|residual|)
         self.gain = float(conv.weight.abs().flatten(1).sum(1).max())
         self.bias_peak = float(conv.bias.abs().max())
-        self.device, self.plan = device, next(iter(self.plans().values()))
+        self.device, self.plan = device, next(iter(self.plans.values()))
 
+    @cached_property
     def plans(self) -> dict[str, Plan]:
         """The plans worth timing, by name."""
         units, boxes = self.weights.units, self.weights.total_boxes
@@ -104,12 +105,12 @@ class Layer:
         units = self.weights.units
         return (
             self.kind, self.shape, units.size, units.count, round(units.density, 3), self.residual,
-            self.relu, self.limit is not None, tuple(sorted(self.plans())),
+            self.relu, self.limit is not None, tuple(sorted(self.plans)),
         )  # fmt: skip
 
     def ranked(self) -> list[str]:
         """Names of the plans from fast to slow on random activations (measured, remembered)."""
-        plans = self.plans()
+        plans = self.plans
         x = self._random(self.shape.cin, self.shape.input)
         added = self._random(self.shape.cout, self.shape.output) if self.residual else None
         runs = {name: partial(self.run_with, plan, x, added) for name, plan in plans.items()}
@@ -125,7 +126,7 @@ class Layer:
 
     def settle(self, name: str) -> None:
         """Take the plan of this name, and let go of what only others need."""
-        self.plan = self.plans()[name]
+        self.plan = self.plans[name]
         self.weights.keep(self.plan)
 
     def _random(self, channels: int, layout: Layout) -> Activation:

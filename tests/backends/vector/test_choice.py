@@ -58,7 +58,7 @@ def test_the_network_overrules_what_a_layer_alone_prefers(monkeypatch: pytest.Mo
     choice = Choice()
     run = network(choice, layers)
     ((signature, names),) = choice.ranked.items()
-    assert names == sorted(layers[0].plans())[:ALTERNATIVES]
+    assert names == sorted(layers[0].plans)[:ALTERNATIVES]
     assert len(names) > 1
     outputs: dict[str, Tensor] = {}
 
@@ -73,7 +73,7 @@ def test_the_network_overrules_what_a_layer_alone_prefers(monkeypatch: pytest.Mo
     for out in outputs.values():
         assert torch.allclose(out, outputs[names[0]], rtol=1e-2, atol=1e-2)
     for one in layers:
-        assert one.plan == one.plans()[names[-1]]
+        assert one.plan == one.plans[names[-1]]
         assert not one.weights.parts
     assert torch.equal(run(), outputs[names[-1]])
 
@@ -88,7 +88,7 @@ def test_a_network_that_no_graph_holds_keeps_the_plans_of_its_layers(
     one, choice = made(layer(256, 64, (4, 8))), Choice()
     run = network(choice, [one])
     choice.settle(run, "net")
-    assert one.plan == one.plans()[min(one.plans())]
+    assert one.plan == one.plans[min(one.plans)]
     assert run().isfinite().all()
 
 
@@ -106,13 +106,13 @@ def test_a_ranked_layer_holds_weights_for_its_alternatives_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one, choice = made(layer(256, 64, (4, 8))), Choice()
-    packings = {name: plan.packing for name, plan in one.plans().items()}
+    packings = {name: plan.packing for name, plan in one.plans.items()}
     last = packings[max(packings)]
     names = [name for name in sorted(packings, reverse=True) if packings[name] == last]
     assert set(packings.values()) > {last}
 
     def ranking(runs: dict[str, search.Run], *_: object) -> list[str]:
-        for plan in one.plans().values():  # as measuring them does
+        for plan in one.plans.values():  # as measuring them does
             one.weights.held(plan)
         return names
 
