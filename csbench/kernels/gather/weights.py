@@ -22,7 +22,6 @@ class Held:
     starts: Tensor
     boxes: Tensor  # int32 [boxes, 4]: offsets by dimension (16 bits each), first channel
     stages: int
-    boxes_of_stage: int
     bytes: int
 
 
@@ -61,7 +60,7 @@ class Weights:
         made = pack(self.units, stages, swizzled=g.swizzled, parts=self.parts, spans=packing.spans)
         return Held(
             made.records.to(self.device), made.starts.to(self.device),
-            coordinates(made, g).to(self.device), made.stages, packing.boxes, made.bytes,
+            coordinates(made, g).to(self.device), made.stages, made.bytes,
         )  # fmt: skip
 
     def drop_all_but(self, plans: Iterable[Plan]) -> None:
