@@ -32,23 +32,19 @@ extern "C" __global__ void __launch_bounds__(kThreads, RESIDENT)
   let_successor_start();
   if (thread == 0) {
     prefetch_map(image);
-    for (int slot = 0; slot < conv.stages; ++slot) {
-      barrier_init(shared.full(slot), 1);
-      barrier_init(shared.empty(slot), WARPS);
-    }
+    shared.init_ring(conv.stages);
     fence_barrier_init();
   }
   for (int i = thread; i < ROWS; i += kThreads)
     shared.bias()[i] = rank == 0 ? bias[row * ROWS + i] : 0.0f;  // only one peer adds it
   __syncthreads();
 
-  // Where rows are alike, no block waits for an offset to arrive.
-  const int first = conv.kept ? row * conv.kept : row_offsets[row];
-  const uint32_t all = (conv.kept ? conv.kept : row_offsets[row + 1] - first) * conv.slices;
+  const Kept kept(conv, row_offsets, row);
+  const uint32_t all = kept.count * conv.slices;
   const int begin = __shfl_sync(~0u, all * rank / peers, 0);
   const int end = __shfl_sync(~0u, all * (rank + 1) / peers, 0);
-  Producer producer(image, values + size_t(first) * conv.slices * ROWS * DEPTH, blocks + first,
-                    shared, conv, begin, end, first_pixel);
+  Producer producer(image, values + size_t(kept.first) * conv.slices * ROWS * DEPTH,
+                    blocks + kept.first, shared, conv, begin, end, first_pixel);
   const Output output{residual, y, conv.positions, conv.out_channels, conv.activation};
   Partial partial(output, shared.base + kHeader, thread, first_pixel, row * ROWS);
   Products products(thread);

@@ -95,22 +95,18 @@ extern "C" __global__ void __launch_bounds__(kThreads, RESIDENT)
   if (thread == 0) {
     prefetch_map(image), prefetch_map(y);
     if (has_residual) prefetch_map(residual);
-    for (int slot = 0; slot < conv.stages; ++slot) {
-      barrier_init(shared.full(slot), 1);
-      barrier_init(shared.empty(slot), WARPS);
-    }
+    shared.init_ring(conv.stages);
     barrier_init(ready, 1);
     fence_barrier_init();
   }
   for (int i = thread; i < ROWS; i += kThreads) shared.bias()[i] = bias[row * ROWS + i];
   __syncthreads();
 
-  const int first = conv.kept ? row * conv.kept : row_offsets[row];
-  const int all = (conv.kept ? conv.kept : row_offsets[row + 1] - first) * conv.slices;
-  const int steps = __shfl_sync(~0u, all, 0);
+  const Kept kept(conv, row_offsets, row);
+  const int steps = __shfl_sync(~0u, kept.count * conv.slices, 0);
   const int tiles = (conv.positions - start + stride - 1) / stride;
-  Walk walk{Producer(image, values + size_t(first) * conv.slices * ROWS * DEPTH, blocks + first,
-                     shared, conv, 0, steps, start),
+  Walk walk{Producer(image, values + size_t(kept.first) * conv.slices * ROWS * DEPTH,
+                     blocks + kept.first, shared, conv, 0, steps, start),
             steps, stride, tiles * steps};
   const Place place{shared.pixels(conv.stages), ready, residual, y, row * ROWS, has_residual != 0};
   const Output output{nullptr, nullptr, conv.positions, conv.out_channels, conv.activation};

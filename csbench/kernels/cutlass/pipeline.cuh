@@ -46,6 +46,15 @@ struct Convolution {
   int pointwise;  // every output pixel reads the one input pixel at its place
 };
 
+// The first kept block of a row, and how many there are. Where rows are alike, nobody waits for an
+// offset to arrive.
+struct Kept {
+  int first, count;
+  __device__ __forceinline__ Kept(const Convolution& conv, const int* row_offsets, int row)
+      : first(conv.kept ? row * conv.kept : row_offsets[row]),
+        count(conv.kept ? conv.kept : row_offsets[row + 1] - first) {}
+};
+
 struct Ring {
   int stages, slot = 0;
   uint32_t phase = 0;
@@ -63,6 +72,13 @@ struct Shared {
   __device__ __forceinline__ Barrier& empty(int slot) const { return full(kMaxStages + slot); }
   __device__ __forceinline__ float* bias() const {
     return reinterpret_cast<float*>(&full(2 * kMaxStages));
+  }
+  // By one thread, before the others use them.
+  __device__ __forceinline__ void init_ring(int stages) const {
+    for (int slot = 0; slot < stages; ++slot) {
+      barrier_init(full(slot), 1);
+      barrier_init(empty(slot), WARPS);
+    }
   }
   __device__ __forceinline__ unsigned char* pixels(int slot) const {
     return base + kHeader + slot * kStageBytes;
