@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,6 +22,29 @@ TORCH_DTYPE = {
 
 
 @dataclass(frozen=True, eq=False)
+class Inside:
+    """A layer as it stands inside its backend's networks, between activations of their layout.
+
+    With `own = enter(x, residual)` the layer between torch tensors is `leave(run(*own), *own)`.
+    `enter` converts and scales, no more: the benchmark of a layer by itself times `run`. What
+    `enter` and `run` give is tensors, also in tuples and dataclasses; `run` gives new ones only.
+    """
+
+    enter: Callable[..., tuple[Any, ...]]
+    run: Callable[..., Any]
+    leave: Callable[..., Tensor]
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        own = self.enter(x, residual)
+        return self.leave(self.run(*own), *own)
+
+
+def as_it_is(out: Tensor, *own: object) -> Tensor:
+    """`leave` of a layer whose results are torch tensors already."""
+    return out
+
+
+@dataclass(frozen=True, eq=False)
 class LoweredConv:
     """A fused convolution ready to run: `(x, residual=None) -> Tensor`, and what it holds.
 
@@ -35,6 +58,7 @@ class LoweredConv:
     workspace_bytes: int = 0
     algorithm: str | None = None
     ran_dense: str | None = None  # why a sparse layer is multiplied with its zeros after all
+    inside: Inside | None = None  # where a network of the backend keeps a layout of its own
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         return self.run(x) if residual is None else self.run(x, residual)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from csbench.backends.base import Inside, as_it_is
 from csbench.kernels.graphs import forget_failed_capture
 
 Inputs = tuple[Tensor, ...]
@@ -18,16 +20,18 @@ _WARM_UP_RUNS = 3  # before capture: libraries choose algorithms and allocate at
 class Replay:
     """Calling it runs the next input; on a GPU each input has a graph of its own.
 
-    `mode` says whether graphs are replayed; `note` why not, where a GPU would not capture.
+    Of a layer that has an inside only that is timed: its activations are converted before. `mode`
+    says whether graphs are replayed; `note` why not, where a GPU would not capture.
     """
 
     def __init__(self, run: Callable[..., Tensor], inputs: Sequence[Inputs]) -> None:
         self.mode: Literal["graph", "eager"] = "eager"
         self.note: str | None = None
-        self._run = run
+        self._inside = run if isinstance(run, Inside) else Inside(_as_they_are, run, as_it_is)
         self._inputs = [tuple(tensor.clone() for tensor in one) for one in inputs]
+        self._entered = [self._inside.enter(*one) for one in self._inputs]
         self._graphs: list[torch.cuda.CUDAGraph] = []
-        self._outputs: list[Tensor] = []
+        self._outputs: list[Any] = []
         self._turn = -1
         if self.on_gpu:
             self._capture()
@@ -41,7 +45,7 @@ class Replay:
         if self._graphs:
             self._graphs[self._turn].replay()
         else:
-            self._run(*self._inputs[self._turn])
+            self._inside.run(*self._entered[self._turn])
 
     def renew(self, inputs: Inputs) -> None:
         """Write new numbers into the memory that the next call reads."""
@@ -55,13 +59,18 @@ class Replay:
         """
         self._write(0, inputs)
         if not self._graphs:
-            return self._run(*self._inputs[0])
-        self._outputs[0].fill_(torch.nan)
+            return self._inside.leave(self._inside.run(*self._entered[0]), *self._entered[0])
+        for tensor in tensors_of(self._outputs[0]):
+            tensor.fill_(torch.nan)
         self._graphs[0].replay()
-        return self._outputs[0].clone()
+        return self._inside.leave(self._outputs[0], *self._entered[0]).clone()
 
     def _write(self, turn: int, inputs: Inputs) -> None:
         for own, new in zip(self._inputs[turn], inputs, strict=True):
+            own.copy_(new)
+        renewed = self._inside.enter(*self._inputs[turn])
+        pairs = zip(tensors_of(self._entered[turn]), tensors_of(renewed), strict=True)
+        for own, new in pairs:
             own.copy_(new)
 
     def _capture(self) -> None:
@@ -70,14 +79,14 @@ class Replay:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP_RUNS):
-                    self._run(*self._inputs[0])
+                    self._inside.run(*self._entered[0])
             torch.cuda.current_stream().wait_stream(stream)
             torch.cuda.synchronize()
             pool = torch.cuda.graph_pool_handle()
-            for one in self._inputs:
+            for one in self._entered:
                 graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph, pool=pool):
-                    self._outputs.append(self._run(*one))
+                    self._outputs.append(self._inside.run(*one))
                 self._graphs.append(graph)
             self.mode = "graph"
         except torch.cuda.OutOfMemoryError:
@@ -87,3 +96,19 @@ class Replay:
             self._outputs.clear()
             forget_failed_capture()
             self.note = f"not captured as a CUDA graph: {str(error).splitlines()[0]}"
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value, in the tuples that it is made of, and in fields of dataclasses."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from tensors_of(part)
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from tensors_of(getattr(value, field.name))
+
+
+def _as_they_are(*inputs: Tensor) -> Inputs:
+    return inputs

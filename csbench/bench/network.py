@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,8 @@ def lower_layer(
         raise BackendError(f"{fallback.name} cannot run layer {conv.describe()}: {impossible}")
     reason = refused if sparse else refused or _dense_reason(conv, backend)
     call = chosen.lower(conv, case)
+    if isinstance(call, LoweredConv) and not _is_ours(chosen):
+        call = dataclasses.replace(call, inside=None)  # timed whole, whatever it does before `run`
     if reason is None and isinstance(call, LoweredConv):
         reason = call.ran_dense
     if reason is None and not _is_ours(backend) and multiplies_zeros(call, conv, case):

@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from csbench.backends.base import TORCH_DTYPE, Backend, NetworkBackend
+from csbench.backends.base import TORCH_DTYPE, Backend, LoweredConv
 from csbench.bench.capture import Inputs, Replay
 from csbench.bench.check import Reference
 from csbench.bench.limits import Ceilings, floor_ms
@@ -25,11 +25,8 @@ from csbench.graph.program import Conv
 # Inputs that rotate under the timed runs; large batches hold few, their inputs fill a cache anyway.
 _ROTATING, _ROTATING_LARGE, _LARGE = 4, 2, 16
 
-# What a layer alone pays and the same layer inside its network does not.
-_CONVERTED = (
-    "activations come and go in torch's NCHW layout here, and converting them counts; whole "
-    "networks of this backend keep a layout of their own"
-)
+# Of a layer alone, as it stands inside a network.
+_INSIDE = "its activations are in the layout of this backend's networks, before and after"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +54,10 @@ class Subject:
         """The subject as one callable of a backend; raises BackendError where it cannot be."""
         if self.conv is not None:
             run, layer = lower_layer(self.conv, backend, fallback, case)
-            if isinstance(backend, NetworkBackend):
-                layer = replace(layer, note=_CONVERTED)
-            return Lowered(run, self.weights.explain((layer,)))
+            inside = run.inside if isinstance(run, LoweredConv) else None
+            if inside is not None:
+                layer = replace(layer, note=_INSIDE)
+            return Lowered(inside or run, self.weights.explain((layer,)))
         network = lower_network(self.weights.program, backend, fallback, case)
         return Lowered(network.run, self.weights.explain(network.layers))
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv, Run
+from csbench.backends.base import Inside, LoweredConv, Run, as_it_is
 from csbench.backends.dense.algorithms import TORCH_DTYPE, sample
 from csbench.core.case import Case
 from csbench.graph.program import Conv
@@ -73,6 +73,10 @@ class MeasuredLayer(ABC):
         self.launch(tile, x, residual, y)
         return y
 
+    def enter(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Both as a network keeps them."""
+        return tuple(self._ready(t) for t in (x, residual) if t is not None)
+
     def _ready(self, x: Tensor) -> Tensor:
         """Channels last, at an address that can be copied 16 bytes at a time."""
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
@@ -104,8 +108,10 @@ def lower(conv: Conv, case: Case, kernel: type[MeasuredLayer]) -> LoweredConv:
     layer = kernel(conv, case)
     chosen = {layer.signature: layer.ranked(conv, case)[0]}
     layer.settle(chosen[layer.signature])
+    inside = Inside(layer.enter, layer.following(chosen), as_it_is)
     return LoweredConv(
-        run=layer.following(chosen),
+        run=inside,
+        inside=inside,
         weight_bytes=layer.bytes,
         algorithm=f"{kernel.kernel}, {chosen[layer.signature]}",
     )

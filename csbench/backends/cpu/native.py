@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv
+from csbench.backends.base import Inside, LoweredConv, as_it_is
 from csbench.core.case import Case
 from csbench.errors import BackendError
 from csbench.graph.program import Conv
@@ -116,20 +116,23 @@ class NativeConv:
             raise BackendError(
                 f"the layer was lowered for an input of {list(self._input)}, not {list(x.shape)}"
             )
-        x = x.contiguous(memory_format=self._memory)
+        x, *others = self.enter(x, residual)
         out = torch.empty(self._output, memory_format=self._memory)
-        added = None
-        if residual is not None:
-            residual = residual.contiguous(memory_format=self._memory)
-            added = residual.data_ptr()
+        added = others[0].data_ptr() if others else None
         self._run(self._plan, x.data_ptr(), added, out.data_ptr(), torch.get_num_threads())
         return out
+
+    def enter(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Both in the kernel's memory format."""
+        given = (t for t in (x, residual) if t is not None)
+        return tuple(t.contiguous(memory_format=self._memory) for t in given)
 
     def lowered(self, algorithm: str) -> LoweredConv:
         """The convolution with the bytes that its plan has; `{}`s are what `describe` gives."""
         lanes, tile, chunks, in_place, scratch = self._library.describe(self._plan)
         return LoweredConv(
             run=self,
+            inside=Inside(self.enter, self, as_it_is),
             weight_bytes=self._library.bytes(self._plan),
             workspace_bytes=4 * scratch * torch.get_num_threads(),
             algorithm=algorithm.format(lanes, tile, chunks)

@@ -55,7 +55,9 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
         tuple(conv.weight.shape), conv.stride, conv.padding, conv.dilation, conv.input_size,
         conv.activation, conv.residual, str(conv.pattern),
     )  # fmt: skip
-    made: LoweredConv | None = _fastest(makers, inputs, ("cs layer", layer, case.dtype, case.batch))
+    made: LoweredConv | None = _fastest(
+        makers, inputs, ("cs layer inside", layer, case.dtype, case.batch)
+    )
     if made is None:
         raise BackendError(f"no sparse tensor core kernel runs {conv.describe()}")
     return made
@@ -94,14 +96,20 @@ def _fastest(makers: Mapping[str, _Maker], inputs: list[Tensor], key: Hashable) 
     """What the fastest maker makes; all are made and timed unless the answer is known."""
     made = {name: functools.cache(make) for name, make in makers.items()}
 
-    def run(name: str) -> Tensor:
+    @functools.cache
+    def ready(name: str) -> Callable[[], object]:
         try:
             lowered = made[name]()
         except BackendError as error:  # to the search, a candidate that does not run
             raise RuntimeError(str(error)) from error
         if lowered is None:
             raise RuntimeError(f"the {name} kernels do not take it")
-        return lowered(*inputs)
+        if isinstance(lowered, LoweredConv) and lowered.inside is not None:
+            return functools.partial(lowered.inside.run, *lowered.inside.enter(*inputs))
+        return functools.partial(lowered, *inputs)
+
+    def run(name: str) -> object:
+        return ready(name)()
 
     runs = {name: functools.partial(run, name) for name in made}
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv
+from csbench.backends.base import TORCH_DTYPE, Inside, LoweredConv
 from csbench.backends.cs import latency_layer as layers
 from csbench.backends.cs.latency_network import lower_network
 from csbench.backends.cs.latency_plan import prepare
@@ -13,6 +13,7 @@ from csbench.core.case import Case
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc
 from csbench.kernels.latency import io
+from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.pack import Order
 
 __all__ = ["lower", "lower_network", "missing", "why_not"]
@@ -36,28 +37,32 @@ def why_not(conv: Conv, case: Case) -> str | None:
 
 
 def lower(conv: Conv, case: Case) -> LoweredConv:
-    """The layer by itself: x is packed into planes, convolved, and comes back as floats."""
+    """The layer by itself: x is packed into planes and convolved, the result unpacked to floats."""
     split = case.dtype == "fp32"
-    layer = layers.kernelize(conv, case.batch, conv.weight.shape[0])
-    order, plain = layer.order, Order(conv.weight.shape[0], 1)
-    out_order = plain if conv.residual else None
-    if conv.residual:
-        layer = layers.kernelize(conv, case.batch, plain.stored)
+    out_order = Order(conv.weight.shape[0], 1)
+    layer = layers.kernelize(conv, case.batch, out_order.stored)
+    order = layer.order
     prepared = prepare(layer, split, order, out_order, (_SCALE, _SCALE), case.device)
     convolution = prepared.convolution(prepared.ranked()[0])
     prepared.keep(str(convolution.plan))
 
-    def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def enter(x: Tensor, residual: Tensor | None = None) -> tuple[Planes, Planes | None]:
         packed = layers.pack_input(x, layer, order, split, _SCALE)
-        out = prepared.output()
-        if isinstance(out, Tensor):
-            convolution.launch(packed, out)
-            return out.permute(0, 3, 1, 2).to(x.dtype)
-        assert residual is not None
-        added = io.pack(layers.as_float(residual), split, plain, _SCALE)
-        convolution.launch(packed, out, added)
-        return io.unpack(out).to(x.dtype)
+        if residual is None:
+            return packed, None
+        return packed, io.pack(layers.as_float(residual), split, out_order, _SCALE)
 
+    def run(x: Planes, residual: Planes | None) -> Planes:
+        out = prepared.output()
+        assert isinstance(out, Planes)
+        convolution.launch(x, out, residual)
+        return out
+
+    def leave(out: Planes, *own: object) -> Tensor:
+        return io.unpack(out).to(TORCH_DTYPE[case.dtype])
+
+    inside = Inside(enter, run, leave)
     return LoweredConv(
-        run=run, weight_bytes=convolution.bytes, algorithm=f"latency {convolution.plan}"
-    )
+        run=inside, inside=inside, weight_bytes=convolution.bytes,
+        algorithm=f"latency {convolution.plan}",
+    )  # fmt: skip

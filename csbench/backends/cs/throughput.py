@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv
+from csbench.backends.base import TORCH_DTYPE, Inside, LoweredConv
 from csbench.backends.cs.throughput_layer import FULL, Layer, kind_of, why_not_at_all
 from csbench.backends.cs.throughput_network import lower_network
 from csbench.core.case import Case
@@ -48,8 +48,9 @@ def why_not(conv: Conv, case: Case) -> str | None:
 def lower(conv: Conv, case: Case) -> LoweredConv:
     """Pack the weights, choose a tile by measurement, and convert activations in every call.
 
-    A network avoids the conversions (lower_network). In fp32 each call finds scales from its
-    input: a bound of the result follows from the largest |x| and the rows' sums of |w|.
+    A network avoids the conversions (lower_network), and `inside` leaves them out. In fp32 each
+    call finds scales from its input: a bound of the result follows from the largest |x| and the
+    rows' sums of |w|.
     """
     kind = kind_of(case.dtype, sparse=conv.pattern is not None)
     layer = Layer(_joined(conv), kind, case.device)
@@ -58,8 +59,14 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     y = torch.randn(case.batch, *conv.output_size, device=case.device) if conv.residual else None
     one = torch.ones((), device=case.device)
     layer.choose(launch.pack(x, kind, one), None if y is None else launch.pack(y, kind, one))
-    run = partial(_run_split if kind.planes == 2 else _run, layer, places, torch.ones_like(one))
-    return LoweredConv(run=run, weight_bytes=layer.stored_bytes, algorithm=layer.algorithm)
+    if kind.planes == 2:
+        enter, run = partial(_enter_split, layer, places), partial(_run_split, layer)
+    else:
+        enter, run = partial(_enter, layer, places, one), partial(_run, layer)
+    inside = Inside(enter, run, partial(_leave, layer, TORCH_DTYPE[case.dtype]))
+    return LoweredConv(
+        run=inside, inside=inside, weight_bytes=layer.stored_bytes, algorithm=layer.algorithm
+    )
 
 
 def _joined(conv: Conv) -> Conv:
@@ -68,28 +75,47 @@ def _joined(conv: Conv) -> Conv:
     return dataclasses.replace(conv, weight=conv.weight[:, order])
 
 
-def _run(
-    layer: Layer, places: Tensor, one: Tensor, x: Tensor, residual: Tensor | None = None
-) -> Tensor:
-    packed = launch.pack(x, layer.kind, one, places)
-    added = None if residual is None else launch.pack(residual, layer.kind, one)
-    out = layer.run(packed, added)
-    return launch.unpack(out, layer.geometry.cout, layer.kind, one, x.dtype)
+# x and residual as packed activations, what the result's numbers are multiplied by, and in fp32
+# the scales and biases that bring it there.
+_Own = tuple[Tensor | None, ...]
 
 
-def _run_split(
+def _enter(
     layer: Layer, places: Tensor, one: Tensor, x: Tensor, residual: Tensor | None = None
-) -> Tensor:
+) -> _Own:
+    return launch.pack(x, layer.kind, one, places), _packed(layer, residual, one), one
+
+
+def _run(layer: Layer, x: Tensor, residual: Tensor | None, gain: Tensor) -> Tensor:
+    return layer.run(x, residual)
+
+
+def _enter_split(layer: Layer, places: Tensor, x: Tensor, residual: Tensor | None = None) -> _Own:
     peak = _peak(x)
     bound = layer.gain * peak + layer.bias_peak
     if residual is not None:
         bound = bound + _peak(residual)
     gain_x, gain_out = FULL * _power_below(1 / peak), FULL * _power_below(1 / bound)
     packed = launch.pack(x, layer.kind, gain_x, places)
-    added = None if residual is None else launch.pack(residual, layer.kind, gain_out)
     scale, bias = layer.unscale * (gain_out / gain_x), layer.bias * gain_out
-    out = layer.convolve(layer.tile, packed, added, scale, bias)
-    return launch.unpack(out, layer.geometry.cout, layer.kind, gain_out, x.dtype)
+    return packed, _packed(layer, residual, gain_out), gain_out, scale, bias
+
+
+def _run_split(
+    layer: Layer, x: Tensor, residual: Tensor | None, gain: Tensor, scale: Tensor, bias: Tensor
+) -> Tensor:
+    return layer.convolve(layer.tile, x, residual, scale, bias)
+
+
+def _leave(
+    layer: Layer, dtype: torch.dtype, out: Tensor, x: Tensor, residual: Tensor | None,
+    gain: Tensor, *scales: Tensor,
+) -> Tensor:  # fmt: skip
+    return launch.unpack(out, layer.geometry.cout, layer.kind, gain, dtype)
+
+
+def _packed(layer: Layer, x: Tensor | None, gain: Tensor) -> Tensor | None:
+    return None if x is None else launch.pack(x, layer.kind, gain)
 
 
 def _peak(x: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv
+from csbench.backends.base import Inside, LoweredConv
 from csbench.backends.csr.layer import CsrLayer, shape_of
 from csbench.core.case import Case
 from csbench.graph.program import Conv
@@ -38,15 +40,19 @@ def why_not(conv: Conv, case: Case) -> str | None:
 
 
 def lower(conv: Conv, case: Case) -> LoweredConv:
-    """The layer by itself: halves are put side by side in every call, and taken apart again."""
+    """The layer by itself: halves are put side by side before, and taken apart again."""
     layer = CsrLayer(conv, case)
     name = layer.ranked()[0]
     layer.keep([name])
 
-    def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
-        words = [launch.to_words(t, layer.dtype) for t in (x, residual) if t is not None]
-        return launch.from_words(layer.run(name, *words), len(x))
+    def enter(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
+        return tuple(launch.to_words(t, layer.dtype) for t in (x, residual) if t is not None)
 
+    def leave(out: Tensor, *own: Tensor) -> Tensor:
+        return launch.from_words(out, case.batch)
+
+    inside = Inside(enter, partial(layer.run, name), leave)
     return LoweredConv(
-        run=run, weight_bytes=layer.variants[name].bytes, algorithm=layer.describe(name)
-    )
+        run=inside, inside=inside, weight_bytes=layer.variants[name].bytes,
+        algorithm=layer.describe(name),
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv, LoweredNetwork
+from csbench.backends.base import Inside, LoweredConv, LoweredNetwork, as_it_is
 from csbench.backends.dense import algorithms
 from csbench.backends.dense.algorithms import Layout, normal, sample
 from csbench.backends.dense.cudnn_layer import Layer, Network, key_of
@@ -21,7 +21,9 @@ from csbench.graph.program import Conv, Program
 from csbench.kernels import search
 
 LAYOUTS: tuple[Layout, ...] = ("NCHW", "NHWC")
+INSIDE = "inside"  # a network, whose activations keep the layout that it is fastest in
 
+Sample = tuple[Tensor, Tensor | None]  # of a layer's input and residual
 Choice = tuple[Layout, str]  # a layout, and the name of an algorithm in it
 # What was chosen among other algorithms is not asked for again.
 _SOURCE = hashlib.sha256(Path(algorithms.__file__).read_bytes()).hexdigest()[:16]
@@ -44,10 +46,14 @@ class Cudnn:
         return None
 
     def lower(self, conv: Conv, case: Case) -> LoweredConv:
-        """For each memory format that x may come in, the fastest layout, conversion included."""
-        key = ("cudnn layer", _SOURCE, key_of(conv, case))
-        found: dict[Layout, Choice] = search.remembered(key, partial(_choose_layouts, conv, case))
+        """For each memory format that x may come in, the fastest layout, conversion included.
+
+        Inside is the layout that is fastest without one.
+        """
+        key = ("cudnn layer and its inside", _SOURCE, key_of(conv, case))
+        found: dict[str, Choice] = search.remembered(key, partial(_choose_layouts, conv, case))
         best = {f: Layer(conv, case, *choice).settled() for f, choice in found.items()}
+        own = best[INSIDE]
 
         def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
             arrives: Layout = "NCHW" if x.is_contiguous() else "NHWC"
@@ -57,6 +63,7 @@ class Cudnn:
             run=run,
             weight_bytes=best["NHWC"].bytes,
             algorithm=", ".join(sorted({layer.label for layer in best.values()})),
+            inside=Inside(own.ready, own.run, as_it_is),
         )
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork:
@@ -111,13 +118,18 @@ def _choose_network(program: Program, case: Case) -> dict[str, Any]:
     return {"layout": layout, "algorithms": [layer.chosen for layer in network.layers]}
 
 
-def _choose_layouts(conv: Conv, case: Case) -> dict[Layout, Choice]:
-    """For activations that come in each layout the fastest one, and its algorithm."""
+def _choose_layouts(conv: Conv, case: Case) -> dict[str, Choice]:
+    """For activations that come in each layout the fastest one, and its algorithm.
+
+    And the fastest of both where activations come in its own.
+    """
     layers = {layout: Layer(conv, case, layout).settled() for layout in LAYOUTS}
-    found: dict[Layout, Choice] = {}
-    for arrives in LAYOUTS:
-        x, residual = sample(conv, case, arrives)
-        runs: dict[str, search.Run] = {a: partial(b.run, x, residual) for a, b in layers.items()}
+    own = {layout: sample(conv, case, layout) for layout in LAYOUTS}
+    given: dict[str, dict[Layout, Sample]] = {INSIDE: own}
+    given |= {arrives: dict.fromkeys(LAYOUTS, own[arrives]) for arrives in LAYOUTS}
+    found: dict[str, Choice] = {}
+    for arrives, inputs in given.items():
+        runs: dict[str, search.Run] = {a: partial(b.run, *inputs[a]) for a, b in layers.items()}
         chosen = search.fastest(runs, ("cudnn layout", arrives, layers["NHWC"].key))
         layout: Layout = "NCHW" if chosen == "NCHW" else "NHWC"
         found[arrives] = layout, layers[layout].chosen

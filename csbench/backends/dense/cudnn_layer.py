@@ -76,12 +76,17 @@ class Layer:
         return self
 
     def run(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        kind, memory = TORCH_DTYPE[self.case.dtype], FORMATS[self.layout]
-        x = x.to(kind).contiguous(memory_format=memory)
-        if residual is not None:
-            residual = residual.to(kind).contiguous(memory_format=memory)
+        x, residual = self.ready(x, residual)
         with precision(self.case.dtype):
             return self.algorithms[self.chosen](x, residual)
+
+    def ready(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Both in its precision and layout."""
+        return self._ready(x), None if residual is None else self._ready(residual)
+
+    def _ready(self, x: Tensor) -> Tensor:
+        kind, memory = TORCH_DTYPE[self.case.dtype], FORMATS[self.layout]
+        return x.to(kind).contiguous(memory_format=memory)
 
 
 def _turned(

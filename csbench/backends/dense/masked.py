@@ -5,6 +5,8 @@ It lists the pattern "dense" alone, so that every layer it runs is reported as d
 
 from __future__ import annotations
 
+import dataclasses
+
 from csbench.backends import registry
 from csbench.backends.base import Backend, LoweredConv, LoweredNetwork, NetworkBackend
 from csbench.core.case import DTYPES, Case
@@ -43,7 +45,7 @@ class Masked:
         if not isinstance(run, LoweredConv):
             return LoweredConv(run, weight_bytes=4 * conv.weight.numel(), algorithm=label)
         how = f"{label}: {run.algorithm}" if run.algorithm else label
-        return LoweredConv(run.run, run.weight_bytes, run.workspace_bytes, how)
+        return dataclasses.replace(run, algorithm=how)
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork | None:
         """The dense backend's own path: masked weights get what the baseline gets."""

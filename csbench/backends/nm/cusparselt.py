@@ -10,10 +10,17 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork, layer_report
+from csbench.backends.base import (
+    TORCH_DTYPE,
+    Inside,
+    LoweredConv,
+    LoweredNetwork,
+    as_it_is,
+    layer_report,
+)
 from csbench.backends.chain import chain
 from csbench.backends.dense.cudnn import Cudnn
-from csbench.backends.nm.cusparselt_layer import Layer
+from csbench.backends.nm.cusparselt_layer import Layer, nhwc
 from csbench.backends.nm.cusparselt_search import choose, trials
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
@@ -40,21 +47,24 @@ class NmCusparselt:
         return _why_not(_joined(conv), case)
 
     def lower(self, conv: Conv, case: Case) -> LoweredConv:
-        """The layer by itself: it brings the channels of `cs` into order in every call."""
+        """The layer by itself: it brings the channels of `cs` into order before."""
         layer = Layer(_joined(conv), case)
         choose(layer, trials())
         order = joining([conv.pattern])(conv.weight.shape[1])
         moved = not torch.equal(order, torch.arange(len(order)))
         index = order.to(case.device)
 
-        def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
-            if moved:
-                x = x.permute(0, 2, 3, 1).index_select(3, index).permute(0, 3, 1, 2)
-            return layer.run(x, residual)
+        def enter(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor | None, ...]:
+            x = nhwc(x, layer.dtype)
+            return (
+                (x.index_select(3, index) if moved else x).permute(0, 3, 1, 2),
+                None if residual is None else nhwc(residual, layer.dtype).permute(0, 3, 1, 2),
+            )
 
+        inside = Inside(enter, layer.run, as_it_is)
         return LoweredConv(
-            run=run, weight_bytes=layer.bytes, workspace_bytes=layer.workspace_bytes,
-            algorithm=layer.label,
+            run=inside, inside=inside, weight_bytes=layer.bytes,
+            workspace_bytes=layer.workspace_bytes, algorithm=layer.label,
         )  # fmt: skip
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork | None:

@@ -111,14 +111,14 @@ class Layer:
     def run_with(self, choice: Choice, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The same by a way and an algorithm of the caller's choice."""
         way = self.ways[choice.way]
-        x = _nhwc(x, self.dtype)
+        x = nhwc(x, self.dtype)
         matrix = x if way.windows is None else side_by_side(x, way.windows)
         channels, height, width = self.conv.output_size
         pixels = x.shape[0] * height * width
         out = torch.empty(way.rows, channels, dtype=self.dtype, device=x.device)
         added = None
         if residual is not None:
-            added = _nhwc(residual, self.dtype)
+            added = nhwc(residual, self.dtype)
             if way.rows > pixels:  # the product reads as many pixels as it writes
                 out[:pixels] = added.view(pixels, channels)
                 added = out
@@ -159,7 +159,7 @@ class Layer:
         return f"cuSPARSELt {self.chosen}; tried {tried}{crashed}"
 
 
-def _nhwc(x: Tensor, dtype: torch.dtype) -> Tensor:
+def nhwc(x: Tensor, dtype: torch.dtype) -> Tensor:
     """An NCHW tensor of any strides as contiguous NHWC, at an address that copies take."""
     found = x.to(dtype).permute(0, 2, 3, 1).contiguous()
     return found if found.data_ptr() % 16 == 0 else found.clone()

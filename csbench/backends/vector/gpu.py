@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from csbench.backends.base import LoweredConv
+from csbench.backends.base import TORCH_DTYPE, Inside, LoweredConv
 from csbench.backends.vector.layer import Layer, kind_of, why_not_at_all
 from csbench.backends.vector.network import lower_network
 from csbench.backends.vector.units import units_of
@@ -51,37 +51,64 @@ def why_not(conv: Conv, case: Case) -> str | None:
 def lower(conv: Conv, case: Case) -> LoweredConv:
     """Pack the weights, choose a plan by measurement, and convert activations in every call.
 
-    A network avoids the conversions (lower_network). In fp32 each call finds scales from its
-    input: a bound of the result follows from the largest |x| and the rows' sums of |w|.
+    A network avoids the conversions (lower_network), and `inside` leaves them out. In fp32 each
+    call finds scales from its input: a bound of the result follows from the largest |x| and the
+    rows' sums of |w|.
     """
     layer = Layer(conv, units_of(conv), kind_of(case.dtype), case.batch, case.device)
     layer.choose()
-    one = torch.ones((), device=case.device)
-    run = partial(_run_split, layer) if layer.kind.planes == 2 else partial(_run, layer, one)
-    return LoweredConv(run=run, weight_bytes=layer.bytes, algorithm=layer.algorithm)
+    if layer.kind.planes == 2:
+        enter, run = partial(_enter_split, layer), partial(_run_split, layer)
+    else:
+        one = torch.ones((), device=case.device)
+        enter, run = partial(_enter, layer, one), partial(_run, layer)
+    inside = Inside(enter, run, partial(_leave, TORCH_DTYPE[case.dtype]))
+    return LoweredConv(
+        run=inside, inside=inside, weight_bytes=layer.bytes, algorithm=layer.algorithm
+    )
 
 
-def _run(layer: Layer, one: Tensor, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    added = None if residual is None else _pack(layer, residual, one)
-    return io.unpack(layer.run(_pack(layer, x, one), added), one, x.dtype)
+# x and residual as the kernels read them, what the result's numbers are multiplied by, and in fp32
+# the scales, biases and limits that bring it there.
+_Own = tuple[Activation | Tensor | None, ...]
 
 
-def _run_split(layer: Layer, x: Tensor, residual: Tensor | None = None) -> Tensor:
+def _enter(layer: Layer, one: Tensor, x: Tensor, residual: Tensor | None = None) -> _Own:
+    added = None if residual is None else _packed(layer, residual, one)
+    return _packed(layer, x, one), added, one
+
+
+def _run(layer: Layer, x: Activation, residual: Activation | None, gain: Tensor) -> Activation:
+    return layer.run(x, residual)
+
+
+def _enter_split(layer: Layer, x: Tensor, residual: Tensor | None = None) -> _Own:
     peak = _peak(x)
     bound = layer.gain * peak + layer.bias_peak
     if residual is not None:
         bound = bound + _peak(residual)
     gain_x, gain_out = _FULL * _power_below(1 / peak), _FULL * _power_below(1 / bound)
-    added = None if residual is None else _pack(layer, residual, gain_out)
+    added = None if residual is None else _packed(layer, residual, gain_out)
     scale, bias = layer.unscale * (gain_out / gain_x), layer.bias * gain_out
     limit = None if layer.limit is None else layer.limit * gain_out
-    packed = _pack(layer, x, gain_x)
-    return io.unpack(
-        layer.convolve(layer.plan, packed, added, scale, bias, limit=limit), gain_out, x.dtype
-    )
+    return _packed(layer, x, gain_x), added, gain_out, scale, bias, limit
 
 
-def _pack(layer: Layer, x: Tensor, gain: Tensor) -> Activation:
+def _run_split(
+    layer: Layer, x: Activation, residual: Activation | None, gain: Tensor, scale: Tensor,
+    bias: Tensor, limit: Tensor | None,
+) -> Activation:  # fmt: skip
+    return layer.convolve(layer.plan, x, residual, scale, bias, limit=limit)
+
+
+def _leave(
+    dtype: torch.dtype, out: Activation, x: Activation, residual: Activation | None, gain: Tensor,
+    *scales: Tensor | None,
+) -> Tensor:  # fmt: skip
+    return io.unpack(out, gain, dtype)
+
+
+def _packed(layer: Layer, x: Tensor, gain: Tensor) -> Activation:
     return io.pack(x, layer.kind.planes, layer.kind.bf16, gain)
 
 
