@@ -35,7 +35,7 @@ GPU_PYTHON = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
 # Side by side where pytest-xdist is installed: most of the time goes into compiling kernels.
 test-gpu:
-	$(GPU_PYTHON) -m pytest -m gpu tests $$($(GPU_PYTHON) -c 'import xdist' 2>&- && echo -n 8 --dist worksteal)
+	$(GPU_PYTHON) -m pytest -m gpu tests/gpu $$($(GPU_PYTHON) -c 'import xdist' 2>&- && echo -n 8 --dist worksteal)
 
 # compute-sanitizer over a few tests of every family of kernels, minutes.
 sanitize-gpu:
