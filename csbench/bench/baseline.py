@@ -126,8 +126,10 @@ def _proved(
         raise BackendError(missing)
     lowered = subject.lower(backend, fallback, case)
     replay = subject.replay(lowered, seed)
-    found = Gate(subject.reference, rtol).poisoned(lambda inputs: lowered.run(*inputs), seed)
-    if not passed(found):
-        off, limit = found.relative_error, found.tolerance
-        raise BackendError(f"wrong: relative error {off:.1e}, allowed {limit:.1e}")
+    gate = Gate(subject.reference, rtol)
+    poisoned = gate.poisoned(lambda inputs: lowered.run(*inputs), seed)
+    for found in (poisoned, *gate.replayed(replay, seed)):
+        if not passed(found):
+            off, limit = found.relative_error, found.tolerance
+            raise BackendError(f"wrong: relative error {off:.1e}, allowed {limit:.1e}")
     return replay

@@ -51,19 +51,25 @@ class Replay:
         """Write new numbers into the memory that the next call reads."""
         self._write((self._turn + 1) % len(self._inputs), inputs)
 
-    def fresh(self, inputs: Inputs) -> Tensor:
+    @property
+    def turns(self) -> int:
+        """Different things that calls run: graphs, or one function."""
+        return len(self._graphs) or 1
+
+    def fresh(self, inputs: Inputs, turn: int = 0) -> Tensor:
         """The output for new inputs, by the very thing that is timed, in the memory that it reads.
 
         A result remembered for that memory is then wrong. A graph's output is filled with NaN
         before: what it does not write is seen.
         """
-        self._write(0, inputs)
+        self._write(turn, inputs)
+        own = self._entered[turn]
         if not self._graphs:
-            return self._inside.leave(self._inside.run(*self._entered[0]), *self._entered[0])
-        for tensor in tensors_of(self._outputs[0]):
+            return self._inside.leave(self._inside.run(*own), *own)
+        for tensor in tensors_of(self._outputs[turn]):
             tensor.fill_(torch.nan)
-        self._graphs[0].replay()
-        return self._inside.leave(self._outputs[0], *self._entered[0]).clone()
+        self._graphs[turn].replay()
+        return self._inside.leave(self._outputs[turn], *own).clone()
 
     def _write(self, turn: int, inputs: Inputs) -> None:
         for own, new in zip(self._inputs[turn], inputs, strict=True):

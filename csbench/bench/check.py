@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from csbench.backends.base import TORCH_DTYPE
 from csbench.backends.poison import poisoned
-from csbench.bench.capture import Inputs
+from csbench.bench.capture import Inputs, Replay
 from csbench.core.record import Check
 from csbench.core.tolerance import tolerance
-from csbench.graph.reference import relative_error
 
 Draw = Callable[[int], Inputs]
 Exact = Callable[[Inputs, torch.dtype], Tensor]
@@ -21,6 +21,7 @@ Subject = Callable[[Inputs], Tensor]
 
 # How much further off than torch's plain operations an output may be, where those miss the limit.
 ALLOWANCE = 2.0
+_DISTINCT = 3  # images in a batch that is checked
 
 
 class Reference:
@@ -28,8 +29,8 @@ class Reference:
 
     `draw(seed)` gives float32 inputs on the CPU for a whole batch, which are rounded to the
     precision before both sides see them. `exact(inputs, dtype)` is the plain computation in any
-    type. It is done for the first and the last image only: images do not depend on each other, and
-    a large batch would take minutes.
+    type. A large batch would take it minutes, so a batch that is checked is mixed from a few
+    images: images do not depend on each other, and each of them is compared.
     """
 
     def __init__(self, exact: Exact, draw: Draw, dtype: str, device: torch.device) -> None:
@@ -42,23 +43,29 @@ class Reference:
 
         They are the caller's own: what writes to them writes to nobody else's.
         """
-        kind = TORCH_DTYPE[self.dtype]
-        return tuple(x.to(self._device, kind, copy=True) for x in self._draw(seed))
+        return self._placed(self._draw(seed))
+
+    def mixed(self, seed: int) -> Inputs:
+        """The same for a batch of a few images, repeated in an order that the seed decides."""
+        drawn = self._draw(seed)
+        order = _order(len(drawn[0]), seed)
+        return self._placed(tuple(x[order] for x in drawn))
 
     def error(self, subject: Subject, seed: int) -> float:
-        """Relative error on the inputs of one seed; infinite for NaN or a wrong shape."""
-        inputs = self.inputs(seed)
-        got, batch = subject(inputs), inputs[0].shape[0]
-        return relative_error(_ends(got), self._expected(seed)) if len(got) == batch else math.inf
+        """The largest relative error of an image of the mixed batch; infinite for NaN or a wrong
+        shape."""
+        inputs = self.mixed(seed)
+        got = subject(inputs)
+        return _largest_error(got, self._expected(seed), _order(len(inputs[0]), seed))
 
     def plain_error(self, seed: int) -> float:
-        """Relative error of torch's plain operations on the CPU in this precision.
+        """The same of torch's plain operations on the CPU in this precision.
 
         For tf32 in fp16, which has its precision and runs on a CPU.
         """
         dtype = torch.float16 if self.dtype == "tf32" else TORCH_DTYPE[self.dtype]
-        inputs = tuple(x.to(dtype) for x in self._some(seed))
-        return relative_error(self._exact(inputs, dtype), self._expected(seed))
+        got = self._exact(tuple(x.to(dtype) for x in self._some(seed)), dtype)
+        return _largest_error(got, self._expected(seed), torch.arange(len(got)))
 
     def _expected(self, seed: int) -> Tensor:
         if seed not in self._known:
@@ -66,7 +73,13 @@ class Reference:
         return self._known[seed]
 
     def _some(self, seed: int) -> Inputs:
-        return tuple(_ends(x).cpu() for x in self.inputs(seed))
+        """The images that a batch is mixed from, as the device sees them."""
+        few = tuple(x[:_DISTINCT] for x in self._draw(seed))
+        return tuple(x.cpu() for x in self._placed(few))
+
+    def _placed(self, inputs: Inputs) -> Inputs:
+        kind = TORCH_DTYPE[self.dtype]
+        return tuple(x.to(self._device, kind, copy=True) for x in inputs)
 
 
 class Gate:
@@ -93,6 +106,11 @@ class Gate:
         """Compare on the inputs of one seed."""
         return self._judged(self._reference.error(subject, seed), seed)
 
+    def replayed(self, replay: Replay, seed: int) -> Iterator[Check]:
+        """Compare what each of the graphs gives that are timed."""
+        for turn in range(replay.turns):
+            yield self.fresh(partial(replay.fresh, turn=turn), seed)
+
     def _judged(self, error: float, seed: int) -> Check:
         if self._limit < error < math.inf and not self._fixed:
             plain = self._reference.plain_error(seed)
@@ -106,6 +124,24 @@ def passed(result: Check) -> bool:
     return result.relative_error is not None and result.relative_error <= result.tolerance
 
 
-def _ends(x: Tensor) -> Tensor:
-    """The first and the last image of a batch."""
-    return x if len(x) == 1 else x[[0, len(x) - 1]]
+def _order(batch: int, seed: int) -> Tensor:
+    """Which of the few images stands at each place of a batch; each of them somewhere."""
+    draw = torch.Generator().manual_seed(seed)
+    few = min(batch, _DISTINCT)
+    others = torch.randint(few, (batch - few,), generator=draw)
+    return torch.cat([torch.arange(few), others])[torch.randperm(batch, generator=draw)]
+
+
+def _largest_error(out: Tensor, expected: Tensor, order: Tensor) -> float:
+    """Over the images of a batch, ||out - expected|| / ||expected|| in float64."""
+    if out.shape != (len(order), *expected.shape[1:]):
+        return math.inf
+    expected = expected.to(out.device)
+    norms = torch.linalg.vector_norm(expected.flatten(1), dim=1)
+    norms = torch.where(norms > 0, norms, 1.0)  # of zeros any error is an absolute one
+    errors = [
+        torch.linalg.vector_norm(image.double() - expected[which]) / norms[which]
+        for image, which in zip(out.detach(), order.tolist(), strict=True)
+    ]
+    largest = float(torch.stack(errors).max())
+    return largest if largest < math.inf else math.inf  # NaN too

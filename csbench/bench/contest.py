@@ -34,7 +34,8 @@ class Contest:
         seed = draft.settings.seed
         draft.checked(gate.poisoned(lambda x: lowered.run(*x), seed))
         replay = self.subject.replay(lowered, seed)
-        draft.checked(gate.fresh(replay.fresh, seed))
+        for check in gate.replayed(replay, seed):
+            draft.checked(check)
         return replay
 
     def copy(self, draft: Draft, gate: Gate, runs: list[Replay]) -> None:

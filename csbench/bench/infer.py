@@ -140,7 +140,8 @@ class Bench:
         report("checking again")
         contest.insist_on_work(replay, seed)
         for run in runs:
-            draft.checked(gate.fresh(run.fresh, seed + 1))
+            for check in gate.replayed(run, seed + 1):
+                draft.checked(check)
 
         if readings:
             draft.env["gpu_during"] = summary(readings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -40,7 +41,7 @@ def test_a_right_output_passes_in_every_precision() -> None:
 
 def test_nan_infinity_and_a_wrong_shape_never_pass() -> None:
     def spoilt(value: float) -> Tensor:
-        out = right(reference().inputs(1))
+        out = right(reference().mixed(1))
         out[0, 3] = value
         return out
 
@@ -60,13 +61,34 @@ def test_memory_that_was_not_written_is_nan_while_poisoned() -> None:
     assert gate.poisoned(lambda x: torch.empty_like(right(x)), 1).relative_error == math.inf
 
 
-def test_the_last_image_of_a_batch_is_looked_at_too() -> None:
-    def last_wrong(inputs: Inputs) -> Tensor:
+@pytest.mark.parametrize("image", range(9))
+def test_every_image_of_a_batch_is_looked_at(image: int) -> None:
+    def one_wrong(inputs: Inputs) -> Tensor:
         out = right(inputs)
-        out[-1] += 1
+        out[image] += 1e-3
         return out
 
-    assert not passed(Gate(reference(batch=9), None).fresh(last_wrong, 1))
+    assert passed(Gate(reference(batch=9), None).fresh(right, 1))
+    assert not passed(Gate(reference(batch=9), None).fresh(one_wrong, 1))
+
+
+def test_images_that_change_places_are_found() -> None:
+    gate = Gate(reference(batch=64), None)
+    for step in (1, 2, 8, 32):
+        assert not passed(gate.fresh(lambda x, step=step: right(x).roll(step, 0), 1))
+
+
+def test_a_graph_that_is_wrong_is_found_among_others() -> None:
+    class Replayed:
+        """The third of its graphs is off."""
+
+        turns = 4
+
+        def fresh(self, inputs: Inputs, turn: int = 0) -> Tensor:
+            return right(inputs) * (1.001 if turn == 2 else 1)
+
+    found = [*Gate(reference(), None).replayed(Replayed(), 1)]  # type: ignore[arg-type]
+    assert [passed(check) for check in found] == [True, True, False, True]
 
 
 def test_writing_to_inputs_spoils_no_others() -> None:
@@ -79,7 +101,7 @@ def test_writing_to_inputs_spoils_no_others() -> None:
 
 def test_a_remembered_result_fails_on_fresh_inputs() -> None:
     gate = Gate(reference(), None)
-    remembered = right(reference().inputs(1))
+    remembered = right(reference().mixed(1))
     assert passed(gate.fresh(lambda x: remembered, 1))
     assert not passed(gate.fresh(lambda x: remembered, 2))
 
