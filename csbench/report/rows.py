@@ -141,12 +141,18 @@ def _over(row: Row, time: Estimate, best: Way | None) -> Estimate | None:
     """The speed-up over a dense way."""
     if best is None:
         return None
-    if best.name == own_way(row.record):
+    if best.name == own_way(row.record) and _is_of(best, row.record):
         return Estimate(1.0)
     # Where the baseline is the best dense way, its pairs say more than two separate times.
     if row.speedup is not None and best.name == baseline_way(row.record):
         return row.speedup
     return ratio(Estimate(best.time_ms, *best.interval()), time)
+
+
+def _is_of(way: Way, record: Record) -> bool:
+    """Whether a way's time is that of this very record, and no other run of the same."""
+    measured = record.measurement
+    return measured is not None and way.samples_ms == measured.samples_ms
 
 
 def _time(record: Record) -> Estimate | None:
