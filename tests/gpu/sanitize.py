@@ -31,9 +31,11 @@ CORES = 2  # for each of the runs side by side
 # Kernel family -> test file, and which of its tests (pytest -k).
 SELECTION = {
     "block/block.cu": ("test_block.py", "test_every_tile and odd and (fp32 or fp16)"),
+    "block/planes.cu": ("test_block_stem.py", "test_stem and 5 and fp32"),
     "cutlass/block.cu": ("test_block_cutlass.py", "test_every_tile and ragged and (fp32 or fp16)"),
     "cutlass/persistent.cu": ("test_block_cutlass.py", "test_persistent and ragged"),
     "gather/conv.cu": ("test_gather.py", "test_every_plan and 80x48x3x3 and (fp32 or fp16)"),
+    "gather/conv.cu, windows": ("test_gather.py", "test_every_plan and 160x70 and fp32"),
     "gather/io.cu, window.cu": (
         "test_gather.py",
         "(test_conversions and 20) or (test_poolings and 20) or (test_depthwise and 24)",
@@ -43,6 +45,10 @@ SELECTION = {
     "wgmma/conv.cu, io.cu": ("test_cs_throughput.py", "test_every_tile and 80x48x3x3"),
     "wgmma/halo.cu": ("test_cs_throughput.py", "test_every_tile and 64x48x3x3"),
     "wgmma/stem.cu": ("test_cs_throughput.py", "test_first_layers and size1 and (fp32 or bf16)"),
+    "csr/staged.cu, direct.cu": (
+        "test_csr.py",
+        "(test_every_width and residual) or (test_every_timed and fp16)",
+    ),
     "training/sr_ste.cu": ("test_sr_ste.py", ""),
     "cusparselt": ("test_nm.py", "test_every_algorithm and residual and fp16"),
 }

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
-from csbench.backends.base import LoweredConv, LoweredNetwork
-from csbench.backends.dense.algorithms import TORCH_DTYPE, precision
+from csbench.backends.base import LoweredConv, LoweredNetwork, Run
+from csbench.backends.cpu.timing import fastest
+from csbench.backends.dense.algorithms import FORMATS, TORCH_DTYPE, Layout, precision
+from csbench.backends.dense.cudnn_layer import key_of
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
 from csbench.graph.program import Conv, Program
+from csbench.kernels import search
 
 # max-autotune without its own CUDA graphs: csbench captures every backend alike. Freezing lets the
 # compiler choose the layout of the weights.
@@ -54,12 +59,12 @@ class Inductor:
         module = _Fused(conv)
         weight_bytes = conv.weight.numel() * TORCH_DTYPE[case.dtype].itemsize
         sizes = [conv.input_size, conv.output_size] if conv.residual else [conv.input_size]
-        compiled = _compiled(module, sizes, case)
+        compiled = _compiled(module, [conv], sizes, case)
         return LoweredConv(run=compiled, weight_bytes=weight_bytes, algorithm="torch.compile")
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork:
         """The whole program compiled at once, so that what lies between convolutions fuses too."""
-        run = _compiled(_Network(program), [program.input_size], case)
+        run = _compiled(_Network(program), program.convolutions, [program.input_size], case)
         reports = tuple(
             LayerReport(
                 name=conv.name, ran="dense", flops=conv.dense_flops * case.batch,
@@ -104,21 +109,40 @@ class _Network(nn.Module):
         return values[self.result]
 
 
-def _compiled(module: nn.Module, sizes: list[tuple[int, int, int]], case: Case) -> Any:
-    """Compiled for channels-last input of the given sizes, and called once: compiling is lazy."""
+def _compiled(
+    module: nn.Module, convs: Sequence[Conv], sizes: list[tuple[int, int, int]], case: Case
+) -> Run:
+    """Compiled for inputs of the given sizes, in the layout in which it is faster."""
+    made = {
+        layout: functools.cache(partial(_in_layout, module, memory, sizes, case))
+        for layout, memory in FORMATS.items()
+    }
+    given = [torch.randn(case.batch, *size, device=case.device) for size in sizes]
+
+    def run(layout: Layout) -> Tensor:
+        return made[layout]()(*given)
+
+    runs: dict[str, search.Run] = {layout: partial(run, layout) for layout in FORMATS}
+    if case.device == "cuda":
+        key = ("inductor", torch.__version__, [key_of(conv, case) for conv in convs])
+        chosen = search.fastest(runs, key)
+    else:
+        chosen = fastest(runs)
+    return made["NCHW" if chosen == "NCHW" else "NHWC"]()
+
+
+def _in_layout(
+    module: nn.Module, memory: torch.memory_format, sizes: list[tuple[int, int, int]], case: Case
+) -> Run:
+    """Compiled for one layout of inputs and weights, and called once: compiling is lazy."""
     kind = TORCH_DTYPE[case.dtype]
-    placed: Any = module.to(case.device, kind)
-    module = placed.to(memory_format=torch.channels_last).eval()
-    compiled = torch.compile(module, options=OPTIONS, dynamic=False)
-    exactly = (
-        functools.partial(precision, case.dtype)
-        if case.device == "cuda"
-        else contextlib.nullcontext
-    )
+    placed: Any = copy.deepcopy(module).to(case.device, kind)
+    compiled: Any = torch.compile(placed.to(memory_format=memory).eval(), options=OPTIONS, dynamic=False)
+    exactly = partial(precision, case.dtype) if case.device == "cuda" else contextlib.nullcontext
 
     @functools.wraps(module.forward)
     def run(*tensors: Tensor) -> Tensor:
-        given = [t.to(kind).contiguous(memory_format=torch.channels_last) for t in tensors]
+        given = [t.to(kind).contiguous(memory_format=memory) for t in tensors]
         with torch.no_grad(), exactly():
             result: Tensor = compiled(*given)
         return result
