@@ -14,8 +14,10 @@ from csbench.report.provenance import Source
 from csbench.report.render import write
 from csbench.report.rows import latest, rows
 from csbench.report.table import Table
-from csbench.report.tables import PUBLISHED_ALONE, TABLES
-from csbench.report.tables.comparison import left_out
+from csbench.report.tables import PUBLISHED_ALONE, TABLES, Build
+from csbench.report.tables.comparison import told
+from csbench.report.tables.inference import inference
+from csbench.report.tables.table11 import anchored, table11
 
 _NEEDS = {
     "table11": "block-cutlass or block-original records of resnet50; "
@@ -28,6 +30,11 @@ _NEEDS = {
     "--pattern cs",
     "accuracy": "whole trainings; type: csbench train-time --pattern cs --model resnet20 "
     "--dataset digits --train",
+}
+# What these tables leave to others, or leave out, in a report of all.
+_BESIDE_OTHERS: dict[str, Build] = {
+    "inference": lambda rows, source: inference(rows, source, told(rows)),
+    "table11": lambda rows, source: table11(anchored(rows), source),
 }
 
 
@@ -42,7 +49,7 @@ def render(
 
     `all` is every table that the records have data for: after `infer --pattern block`, Table 11
     and the general inference table; after `infer --pattern all` the comparison, and the general
-    table of those settings in which patterns have several backends.
+    table of what the comparison does not show. Table 11 without a row at 0 % comes by name only.
     """
     if format not in FORMATS:
         raise UsageError(unknown("format", format, FORMATS))
@@ -64,9 +71,8 @@ def tables(records: Sequence[Record], table: str = "all") -> list[Table]:
     names = (
         [table] if table != "all" else [n for n in TABLES if trained or n not in PUBLISHED_ALONE]
     )
-    # Of all tables the general one shows what the comparison does not.
-    own = {"inference": left_out(derived)} if table == "all" else {}
-    built = [one for name in names for one in TABLES[name](own.get(name, derived), source)]
+    build = TABLES if table != "all" else TABLES | _BESIDE_OTHERS
+    built = [one for name in names for one in build[name](derived, source)]
     if not built:
         wanted = _NEEDS.get(table, _NEEDS["inference"])
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csbench.core.record import Record
 from csbench.report.document import tables
 from csbench.report.rows import rows
 from csbench.report.show import whole
@@ -86,12 +87,40 @@ def test_a_record_shown_whole_lists_every_dense_way_and_what_was_left_out() -> N
     assert "left out     cs-dense tf32: wrong: relative error" in shown
 
 
-def test_the_general_table_does_not_repeat_what_a_comparison_says() -> None:
+def test_a_report_of_all_shows_a_case_in_one_table_only() -> None:
     quick = [record(0.5, 1.0, pattern=name, backend=name[:2]) for name in ("cs:2", "nm:1:2")]
     failed = record(0.5, pattern="nm:1:2", backend="none", status="unsupported", layers=())
     assert [made.name for made in tables([*quick, failed])] == ["comparison"]
     slower = record(0.5, 2.0, pattern="cs:2", backend="csr")
-    assert [made.name for made in tables([*quick, slower])] == ["comparison", "inference"]
+    compared, general = tables([*quick, failed, slower])
+    assert [value(compared, line, "backend") for line in compared.rows] == ["nm", "cs"]
+    assert [value(general, line, "backend") for line in general.rows] == ["csr"]
+    assert any("not repeated here" in note for note in general.notes)
     other = record(0.5, 1.0, pattern="cs:2", backend="cs", batch=8)
     _, general = tables([*quick, other])
     assert [value(general, line, "batch") for line in general.rows] == [8]
+
+
+def test_the_general_table_by_name_shows_every_case() -> None:
+    made = compared_records()
+    (general,) = tables(made, "inference")
+    assert len(general.rows) == len(made)
+    assert not any("not repeated here" in note for note in general.notes)
+
+
+def test_what_is_slower_than_a_row_of_the_comparison_is_not_marked_as_the_best() -> None:
+    quick = [record(0.5, 1.0, pattern=name, backend=name[:2]) for name in ("cs:2", "nm:1:2")]
+    slower = [record(0.5, ms, pattern="cs:2", backend=f"b{ms}") for ms in (2.0, 3.0)]
+    _, general = tables([*quick, *slower])
+    assert not general.has_ties
+
+
+def test_no_column_says_that_dense_rows_are_one_over_themselves() -> None:
+    def shown(records: list[Record]) -> bool:
+        (made,) = tables(records, "comparison")
+        return next(c.shown for c in made.columns if c.key == "speedup_over_own")
+
+    dense = record(0.0, 1.9, pattern="dense", backend="cudnn")
+    sparse = [record(0.5, 1.0, pattern=name, backend=name[:2]) for name in ("cs:2", "nm:1:2")]
+    assert not shown([dense, *sparse])
+    assert shown([dense, *sparse, record(0.0, 1.2, pattern="cs:1", backend="cs")])

@@ -64,6 +64,15 @@ def test_table11_takes_neither_another_model_nor_another_pattern() -> None:
         tables([record(model="resnet18"), record(pattern="cs", backend="cs")], "table11")
 
 
+def test_table11_without_a_row_at_zero_comes_by_name_only() -> None:
+    sparse = [record(0.5), record(0.75, 0.8)]
+    assert names(sparse) == ["inference"]
+    assert [made.name for made in tables(sparse, "table11")] == ["table11"]
+    assert names([record(0.0), *sparse]) == ["table11", "inference"]
+    other = [record(0.0, batch=8), record(0.5, batch=8)]
+    assert names([*other, *sparse]) == ["table11", "inference"]
+
+
 def test_table11_holds_sparsities_that_were_not_published() -> None:
     (made,) = tables([record(0.6)], "table11")
     assert [cell.value for cell in cells(made, "sparsity_layers_percent")] == [

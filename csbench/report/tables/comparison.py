@@ -21,23 +21,25 @@ _NEAR = 0.005  # a checkpoint of whole blocks seldom has exactly 75 %
 
 def comparison(rows: Sequence[Row], source: Source) -> list[Table]:
     """One table for each setting in which several patterns were measured."""
+    return [_table(part, source) for part in _compared(rows)]
+
+
+def told(rows: Sequence[Row]) -> frozenset[str]:
+    """Keys of the records of which a comparison says all: its rows, and backends without a time
+    that its notes name."""
+    found = [line for part in _compared(rows) for line in fastest(part)]
+    return frozenset(
+        row.record.key
+        for first, others in found
+        for row in (first, *(other for other in others if other.time_ms is None))
+    )
+
+
+def _compared(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of inference of each setting in which several patterns were measured."""
     own = [row for row in rows if row.case.task == "infer"]
     parts = (list(part) for _, part in groupby(sorted(own, key=setting), setting))
-    return [
-        _table(part, source) for part in parts if len({row.pattern for row in part} - {"dense"}) > 1
-    ]
-
-
-def left_out(rows: Sequence[Row]) -> list[Row]:
-    """Rows of inference of a setting in which a comparison does not tell all of every time."""
-    own = [row for row in rows if row.case.task == "infer"]
-    parts = [list(part) for _, part in groupby(sorted(own, key=setting), setting)]
-    return [row for part in parts if not _shows_all(part) for row in part]
-
-
-def _shows_all(rows: Sequence[Row]) -> bool:
-    several = len({row.pattern for row in rows} - {"dense"}) > 1
-    return several and not any(row.time_ms for _, others in fastest(rows) for row in others)
+    return [part for part in parts if len({row.pattern for row in part} - {"dense"}) > 1]
 
 
 def setting(row: Row) -> tuple[object, ...]:
@@ -97,7 +99,7 @@ def _table(rows: list[Row], source: Source) -> Table:
         caption=f"Sparsity patterns of {case.model}, input {shape(case.input)}, batch "
         f"{case.batch}, {case.dtype}, on {rows[0].device}: of each the fastest backend; the "
         f"baseline is {case.baseline} in the same run and precision.",
-        columns=columns(case.baseline, any(row.case.checkpoint.path for row in rows)),
+        columns=columns(case.baseline, rows),
         groups=groups_of(lines),
         provenance=source.of(rows),
         notes=(*intervals(rows), *dense_notes(rows)),

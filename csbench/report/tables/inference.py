@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from csbench.report.provenance import Source
@@ -25,15 +25,23 @@ from csbench.report.tables.cells import (
 from csbench.report.tables.speedups import dense_notes, speedup_cells, speedup_columns
 
 NAME = "inference"
+_ELSEWHERE = "What stands in a comparison is not repeated here; it counts where the best is marked."
 
 
-def inference(rows: Sequence[Row], source: Source) -> list[Table]:
-    """One table for each model, input, device and baseline that has inference records."""
+def inference(
+    rows: Sequence[Row], source: Source, told: Collection[str] = frozenset()
+) -> list[Table]:
+    """One table for each model, input, device and baseline that has inference records.
+
+    Rows with a key in `told` are compared like the others, but stand in another table.
+    """
     own = [row for row in rows if row.case.task == "infer"]
-    tables = []
-    for key, part in groupby(sorted(own, key=_table_key), _table_key):
-        tables.append(_table(key, list(part), source))
-    return tables
+    parts = (list(part) for _, part in groupby(sorted(own, key=_table_key), _table_key))
+    return [
+        _table(part, source, told)
+        for part in parts
+        if any(row.record.key not in told for row in part)
+    ]
 
 
 def _table_key(row: Row) -> tuple[str, str, str, str]:
@@ -41,8 +49,9 @@ def _table_key(row: Row) -> tuple[str, str, str, str]:
     return (case.model, shape(case.input), row.device, case.baseline)
 
 
-def _table(key: tuple[str, str, str, str], rows: list[Row], source: Source) -> Table:
-    model, size, device, baseline = key
+def _table(everything: list[Row], source: Source, told: Collection[str]) -> Table:
+    rows = [row for row in everything if row.record.key not in told]
+    model, size, device, baseline = _table_key(rows[0])
     many = len({row.pattern for row in rows} - {"dense"}) > 1
 
     def title_of(row: Row) -> str:
@@ -50,25 +59,39 @@ def _table(key: tuple[str, str, str, str], rows: list[Row], source: Source) -> T
         words = f"batch {case.batch}, {case.dtype}"
         return f"{words}, {percent(case.sparsity)}" if many else words
 
-    lines: list[tuple[str, Cells]] = []
-    for group, part in groupby(sorted(rows, key=_row_key), title_of):
-        # Patterns compete within their group; one pattern's backends at each sparsity.
-        for _, rivals in groupby(part, lambda row: None if many else row.case.sparsity):
-            lines += [(group, line) for line in _compared(list(rivals))]
+    lines = [
+        (title_of(row), cells(row, speedup))
+        for row, speedup in _marked(everything)
+        if row.record.key not in told
+    ]
     titles = {title for title, _ in lines}
     # A lone group needs no line of its own: the caption says it.
     only = f", {titles.pop()}" if len(titles) == 1 else ""
-    checkpoints = any(row.case.checkpoint.path for row in rows)
     table = Table(
         name=NAME,
         caption=f"Inference of {model}, input {size}{only}, on {device}; "
         f"the baseline is {baseline} in the same run and precision.",
-        columns=columns(baseline, checkpoints),
-        groups=groups_of(("" if only else title, cells) for title, cells in lines),
+        columns=columns(baseline, rows),
+        groups=groups_of(("" if only else title, line) for title, line in lines),
         provenance=source.of(rows),
-        notes=(*intervals(rows), *dense_notes(rows)),
+        notes=(
+            *([_ELSEWHERE] if len(rows) < len(everything) else []),
+            *intervals(rows),
+            *dense_notes(rows),
+        ),
     )
     return hide_empty(table)
+
+
+def _marked(rows: Sequence[Row]) -> list[tuple[Row, Cell]]:
+    """In the table's order, each row with its speed-up over the baseline; of those that share a
+    setting and a sparsity the best is marked, and what is tied with it."""
+    found: list[tuple[Row, Cell]] = []
+    for _, part in groupby(sorted(rows, key=_row_key), lambda row: _row_key(row)[:3]):
+        rivals = list(part)
+        best = mark_ties([speedup_cell(row, row.speedup) for row in rivals], "high")
+        found += zip(rivals, best, strict=True)
+    return found
 
 
 def _row_key(row: Row) -> tuple[object, ...]:
@@ -76,8 +99,10 @@ def _row_key(row: Row) -> tuple[object, ...]:
     return (case.batch, case.dtype, case.sparsity, case.pattern, case.backend)
 
 
-def columns(baseline: str, checkpoints: bool) -> tuple[Column, ...]:
-    """The columns of a row of inference; what the caption or a group's title says is hidden."""
+def columns(baseline: str, rows: Sequence[Row]) -> tuple[Column, ...]:
+    """The columns of rows of inference; what the caption or a group's title says is hidden, and
+    what has nothing to say of these rows."""
+    checkpoints = any(row.case.checkpoint.path for row in rows)
     return (
         Column("model", ("Model",), align="left", shown=False),
         Column("device", ("Device",), align="left", shown=False),
@@ -94,14 +119,8 @@ def columns(baseline: str, checkpoints: bool) -> tuple[Column, ...]:
         Column("baseline", ("Baseline",), align="left", shown=False),
         Column("baseline_ms", ("Time (ms)", baseline), "ms", decimals=2, shown=False),
         Column("time_ms", ("Time (ms)", "median"), "ms", interval="half"),
-        *speedup_columns(baseline),
+        *speedup_columns(baseline, rows),
     )
-
-
-def _compared(rivals: list[Row]) -> list[Cells]:
-    """A line a row, with the best speed-up over the baseline marked, and what is tied with it."""
-    best = mark_ties([speedup_cell(row, row.speedup) for row in rivals], "high")
-    return [cells(row, cell) for row, cell in zip(rivals, best, strict=True)]
 
 
 def cells(row: Row, speedup: Cell, beside: str | None = None) -> Cells:

@@ -11,13 +11,17 @@ from csbench.report.tables.cells import speedup_cell, unique
 _HEAD = "Speed-up (×)"
 
 
-def speedup_columns(baseline: str) -> tuple[Column, ...]:
-    """Over the named baseline, own 0 %, and the best dense way of its precision and of any."""
+def speedup_columns(baseline: str, rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Over the named baseline, own 0 %, and the best dense way of its precision and of any.
+
+    Own 0 % is shown where a sparse row has one; that a dense row is 1 over itself says nothing.
+    """
+    own = any(row.over_own is not None and row.case.sparsity > 0 for row in rows)
     return (
         Column("best_dense_same", ("Best dense of its precision",), align="left", shown=False),
         Column("best_dense", ("Best dense",), align="left", shown=False),
         Column("speedup", (_HEAD, "over", baseline), "×", interval="range"),
-        Column("speedup_over_own", (_HEAD, "over", "own 0 %"), "×", interval="range"),
+        Column("speedup_over_own", (_HEAD, "over", "own 0 %"), "×", interval="range", shown=own),
         Column(
             "speedup_over_best_same", (_HEAD, "over best dense of", "its precision"), "×",
             interval="half",

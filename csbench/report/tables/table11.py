@@ -33,6 +33,17 @@ _NEAR = 0.5  # percentage points
 
 def table11(rows: Sequence[Row], source: Source) -> list[Table]:
     """One table for each device, batch, precision and block shape that has ResNet50 records."""
+    return [_table(part, source) for part in _parts(rows)]
+
+
+def anchored(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the tables that have a row at 0 %: without one, no speed-up stands beside those
+    published."""
+    return [row for part in _parts(rows) if any(r.over_own for r in part) for row in part]
+
+
+def _parts(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each table."""
     paper = published(NAME)
     own = [
         row
@@ -42,10 +53,7 @@ def table11(rows: Sequence[Row], source: Source) -> list[Table]:
         and row.pattern == paper["pattern"]
         and row.case.backend in _VERSIONS
     ]
-    return [
-        _table(paper, list(part), source)
-        for _, part in groupby(sorted(own, key=_table_key), _table_key)
-    ]
+    return [list(part) for _, part in groupby(sorted(own, key=_table_key), _table_key)]
 
 
 def _table_key(row: Row) -> tuple[str, int, str, str, str]:
@@ -58,8 +66,8 @@ def _block(row: Row) -> str:
     return f"{rows}x{columns}"
 
 
-def _table(paper: dict[str, Any], rows: list[Row], source: Source) -> Table:
-    case = rows[0].case
+def _table(rows: list[Row], source: Source) -> Table:
+    paper, case = published(NAME), rows[0].case
     kind = "GPU" if case.device.startswith("cuda") else "CPU"
     setting = {
         "device": kind,
