@@ -73,6 +73,14 @@ def test_table11_without_a_row_at_zero_comes_by_name_only() -> None:
     assert names([*other, *sparse]) == ["table11", "inference"]
 
 
+def test_layers_that_ran_sparse_at_zero_are_explained() -> None:
+    (made,) = tables([record(0.0), record(0.5)], "table11")
+    zero, half = cells(made, "block_original_sparse_layers")[:2]
+    assert zero.value == half.value == "1/2"
+    assert "at 0 % the sparse kernels ran with every weight kept" in str(zero.note)
+    assert "every weight kept" not in str(half.note)
+
+
 def test_table11_holds_sparsities_that_were_not_published() -> None:
     (made,) = tables([record(0.6)], "table11")
     assert [cell.value for cell in cells(made, "sparsity_layers_percent")] == [

@@ -22,6 +22,7 @@ _MEANING = {
     "error": "the case failed",
 }
 
+_ALL_KEPT = "at 0 % the sparse kernels ran with every weight kept"
 _LAUNCH_BOUND = "launch-bound: about as long as launching an empty graph"
 
 
@@ -95,15 +96,20 @@ def sparsity_cells(row: Row) -> tuple[Cell, Cell]:
 
 
 def share_cell(row: Row) -> Cell:
-    """How many layers ran sparse, of how many; the reasons of the others as a note."""
+    """How many layers ran sparse, of how many; as a note the reasons of the others, and what it
+    means at 0 %."""
     layers = row.sparse_layers
     if layers is None:
         return MISSING
     reasons = unique(
         layer.reason for layer in row.record.layers if layer.ran == "dense" and layer.reason
     )
-    note = f"layers that ran dense: {'; '.join(reasons)}" if reasons and layers[0] else None
-    return Cell(f"{layers[0]}/{layers[1]}", note=note)
+    said = []
+    if reasons and layers[0]:
+        said.append(f"layers that ran dense: {'; '.join(reasons)}")
+    if layers[0] and not row.case.sparsity:
+        said.append(_ALL_KEPT)
+    return Cell(f"{layers[0]}/{layers[1]}", note="; ".join(said) or None)
 
 
 def pattern_cell(row: Row) -> Cell:
