@@ -124,3 +124,21 @@ def test_no_column_says_that_dense_rows_are_one_over_themselves() -> None:
     sparse = [record(0.5, 1.0, pattern=name, backend=name[:2]) for name in ("cs:2", "nm:1:2")]
     assert not shown([dense, *sparse])
     assert shown([dense, *sparse, record(0.0, 1.2, pattern="cs:1", backend="cs")])
+
+
+def test_patterns_that_a_group_lacks_are_named() -> None:
+    def notes(records: list[Record]) -> list[str]:
+        (*_, made) = tables(records, "comparison")
+        return [note for note in made.notes if "Not measured" in note]
+
+    half = [record(0.5, pattern=name, backend=name[:2]) for name in ("cs:2", "nm:1:2")]
+    block = record(0.75, pattern="block:32x32")
+    assert notes(half) == []
+    assert notes([*half, block]) == [
+        "Not measured, so not compared: block at 50 %; nm at 75 %; cs at 75 %."
+    ]
+    # What is compared in another precision could have been here.
+    other = [record(0.5, pattern=name, backend="b", dtype="fp16") for name in ("ovw:32", "cs:2")]
+    assert notes([*half, *other]) == ["Not measured, so not compared: nm at any sparsity."]
+    failed = record(0.5, pattern="nm:1:2", backend="b", dtype="fp16", status="oom")
+    assert notes([*half, *other, failed]) == []

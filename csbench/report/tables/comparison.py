@@ -21,7 +21,11 @@ _NEAR = 0.005  # a checkpoint of whole blocks seldom has exactly 75 %
 
 def comparison(rows: Sequence[Row], source: Source) -> list[Table]:
     """One table for each setting in which several patterns were measured."""
-    return [_table(part, source) for part in _compared(rows)]
+    parts = _compared(rows)
+    patterns: dict[object, set[str]] = {}  # of a model, input, device and baseline
+    for row in (row for part in parts for row in part):
+        patterns.setdefault(setting(row)[:4], set()).add(row.pattern)
+    return [_table(part, patterns[setting(part[0])[:4]], source) for part in parts]
 
 
 def told(rows: Sequence[Row]) -> frozenset[str]:
@@ -73,9 +77,13 @@ def fastest(rows: Iterable[Row]) -> list[tuple[Row, list[Row]]]:
 
 def _order(row: Row) -> tuple[object, ...]:
     """Dense rows first, then by sparsity, and patterns as csbench lists them."""
-    name, dense = row.pattern, row.case.pattern == "dense"
-    place = BUILT_IN.index(name) if name in BUILT_IN else len(BUILT_IN)
-    return (not dense, nominal(row), place, row.case.pattern, row.case.backend)
+    dense = row.case.pattern == "dense"
+    return (not dense, nominal(row), *_place(row.pattern), row.case.pattern, row.case.backend)
+
+
+def _place(pattern: str) -> tuple[int, str]:
+    """Patterns as csbench lists them, then others by name."""
+    return (BUILT_IN.index(pattern) if pattern in BUILT_IN else len(BUILT_IN), pattern)
 
 
 def _speed(row: Row) -> tuple[bool, bool, float]:
@@ -84,7 +92,7 @@ def _speed(row: Row) -> tuple[bool, bool, float]:
     return (masked, row.time_ms is None, row.time_ms.value if row.time_ms else 0.0)
 
 
-def _table(rows: list[Row], source: Source) -> Table:
+def _table(rows: list[Row], patterns: Iterable[str], source: Source) -> Table:
     case = rows[0].case
     lines: list[tuple[str, Cells]] = []
     for title, part in groupby(fastest(rows), lambda found: _title(found[0])):
@@ -102,9 +110,25 @@ def _table(rows: list[Row], source: Source) -> Table:
         columns=columns(case.baseline, rows),
         groups=groups_of(lines),
         provenance=source.of(rows),
-        notes=(*intervals(rows), *dense_notes(rows)),
+        notes=(*_not_measured(rows, patterns), *intervals(rows), *dense_notes(rows)),
     )
     return hide_empty(table)
+
+
+def _not_measured(rows: Iterable[Row], patterns: Iterable[str]) -> tuple[str, ...]:
+    """Which of the patterns compared in these records a group here lacks: bold says nothing of
+    them."""
+    groups: dict[float, set[str]] = {}
+    for row in sorted(rows, key=nominal):
+        if row.pattern != "dense":
+            groups.setdefault(nominal(row), set()).add(row.pattern)
+    said = []
+    for name in sorted(set(patterns) - {"dense"}, key=_place):
+        lacking = [percent(sparsity) for sparsity, found in groups.items() if name not in found]
+        if lacking:
+            where = ", ".join(lacking) if len(lacking) < len(groups) else "any sparsity"
+            said.append(f"{name} at {where}")
+    return (f"Not measured, so not compared: {'; '.join(said)}.",) if said else ()
 
 
 def _title(row: Row) -> str:
