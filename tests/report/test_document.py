@@ -117,6 +117,34 @@ def test_a_sound_time_with_something_to_say_gets_a_footnote() -> None:
     assert "launch-bound" in render([bound], table="layers")
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.5, False), (0.81, True)])
+def test_a_time_of_a_gpu_at_its_power_limit_says_so(share: float, said: bool) -> None:
+    env = {**GPU, "gpu_during": {"power_capped": share}}
+    for status in ("ok", "noisy"):
+        (made,) = tables([record(status=status, env=env)], "inference")
+        (time,) = cells(made, "time_ms")
+        assert ("at its power limit for more than half" in str(time.note)) is said
+
+
+@pytest.mark.parametrize("name", ["table11", "comparison", "inference"])
+def test_gpus_that_measured_side_by_side_are_counted(name: str) -> None:
+    def notes(*workers: int) -> list[str]:
+        patterns = ("block:32x32", "cs:2", "nm:1:2")
+        made = [
+            record(pattern=pattern, env={**GPU, "workers": count} if count > 1 else GPU)
+            for pattern, count in zip(patterns, workers, strict=False)
+        ]
+        (table,) = tables(made, name)
+        return [note for note in table.notes if "at once" in note]
+
+    assert notes(1, 1) == []
+    (all_of_them,) = notes(2, 2)
+    assert all_of_them.startswith("2 GPUs of one host measured at once: they share")
+    if name != "table11":  # which takes one of the rows
+        (some,) = notes(1, 2, 3)
+        assert some.startswith("2 to 3 GPUs of one host measured at once for 2 rows: ")
+
+
 def test_a_cpu_is_not_comparable_with_the_published_gpu() -> None:
     (made,) = tables([record(device="cpu", env={"cpu": "C", "threads": 2})], "table11")
     assert any("not comparable; device differs" in note for note in made.notes)

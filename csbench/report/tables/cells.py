@@ -22,6 +22,9 @@ _MEANING = {
     "error": "the case failed",
 }
 
+# Of the readings during a measurement, above which a time is said to be that of a capped GPU.
+_CAPPED = 0.5
+_POWER_CAPPED = "the GPU was at its power limit for more than half of the readings"
 _ALL_KEPT = "at 0 % the sparse kernels ran with every weight kept"
 _LAUNCH_BOUND = "launch-bound: about as long as launching an empty graph"
 
@@ -42,6 +45,19 @@ def intervals(rows: Iterable[Row]) -> tuple[str, ...]:
     )
 
 
+def conditions(rows: Sequence[Row]) -> tuple[str, ...]:
+    """How a table of inference was measured: what its intervals are of, and on how many GPUs side
+    by side."""
+    together = [row.record.env.get("workers", 1) for row in rows if row.time_ms is not None]
+    side_by_side = [count for count in together if count > 1]
+    if not side_by_side:
+        return intervals(rows)
+    counts = " to ".join(map(str, dict.fromkeys((min(side_by_side), max(side_by_side)))))
+    some = "" if len(side_by_side) == len(together) else f" for {len(side_by_side)} rows"
+    shared = f"{counts} GPUs of one host measured at once{some}: they share its power, links, CPU."
+    return (*intervals(rows), shared)
+
+
 def time_cell(row: Row, scale: float = 1.0) -> Cell:
     """The median time, or the code of what stood in its way, with the reason as a note.
 
@@ -51,10 +67,17 @@ def time_cell(row: Row, scale: float = 1.0) -> Cell:
     status, reason = row.record.status, row.record.reason
     if status == "ok":
         # A sound time may still have something to say: why it was no graph, what bounds it.
-        bound = _LAUNCH_BOUND if row.record.env.get("launch_bound") else None
-        return replace(cell, note="; ".join(filter(None, (reason, bound))) or None)
+        return replace(cell, note="; ".join(filter(None, (reason, *_bounds(row)))) or None)
     code = CODES[status]
-    return replace(cell, code=code, note=f"{code}: {reason or _MEANING[status]}")
+    said = (f"{code}: {reason or _MEANING[status]}", *_bounds(row))
+    return replace(cell, code=code, note="; ".join(said))
+
+
+def _bounds(row: Row) -> list[str]:
+    """What held a time up, besides its kernels."""
+    env = row.record.env
+    capped = env.get("gpu_during", {}).get("power_capped", 0.0) > _CAPPED
+    return [_LAUNCH_BOUND] * bool(env.get("launch_bound")) + [_POWER_CAPPED] * capped
 
 
 def speedup_cell(row: Row, estimate: Estimate | None) -> Cell:

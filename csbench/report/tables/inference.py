@@ -11,8 +11,8 @@ from csbench.report.table import Cell, Cells, Column, Table, groups_of, hide_emp
 from csbench.report.tables.cells import (
     baseline_cell,
     checkpoint_cell,
+    conditions,
     error_cell,
-    intervals,
     pattern_cell,
     percent,
     shape,
@@ -76,7 +76,7 @@ def _table(everything: list[Row], source: Source, told: Collection[str]) -> Tabl
         provenance=source.of(rows),
         notes=(
             *([_ELSEWHERE] if len(rows) < len(everything) else []),
-            *intervals(rows),
+            *conditions(rows),
             *dense_notes(rows),
         ),
     )

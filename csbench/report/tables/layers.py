@@ -11,8 +11,8 @@ from csbench.report.rows import Row
 from csbench.report.table import MISSING, Cell, Cells, Column, Table, groups_of, hide_empty
 from csbench.report.tables.cells import (
     baseline_cell,
+    conditions,
     error_cell,
-    intervals,
     percent,
     shape,
     speedup_cell,
@@ -47,7 +47,7 @@ def _table(rows: list[Row], source: Source) -> Table:
         columns=_columns(case.baseline),
         groups=groups_of((_title(row), _cells(row)) for row in ordered),
         provenance=source.of(rows),
-        notes=intervals(rows),
+        notes=conditions(rows),
     )
     return hide_empty(table)
 

@@ -12,8 +12,8 @@ from csbench.report.provenance import Source
 from csbench.report.rows import Row
 from csbench.report.table import MISSING, Cell, Cells, Column, Group, Table, mark_ties
 from csbench.report.tables.cells import (
+    conditions,
     error_cell,
-    intervals,
     share_cell,
     sparsity_cells,
     speedup_cell,
@@ -87,7 +87,7 @@ def _table(rows: list[Row], source: Source) -> Table:
         notes=(
             f"Speedup is against {paper['speedup_against']}, as the source defines it; speed-up "
             f"over {case.baseline} against that dense backend in the same run and precision.",
-            *intervals(rows),
+            *conditions(rows),
             "Error is relative, against a float64 reference.",
             *dense_notes(rows),
             str(compare(paper["setting"], setting)),
