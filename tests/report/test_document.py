@@ -145,6 +145,23 @@ def test_gpus_that_measured_side_by_side_are_counted(name: str) -> None:
         assert some.startswith("2 to 3 GPUs of one host measured at once for 2 rows: ")
 
 
+@pytest.mark.parametrize("name", ["inference", "comparison"])
+def test_energy_is_a_column_where_every_time_has_it(name: str) -> None:
+    metered = {**GPU, "joules_per_image": {"sparse": 0.0261, "baseline": 0.13}}
+
+    def energy(*records: Record) -> tuple[bool, list[float | str | None]]:
+        (made,) = tables([*records, record(0.5, pattern="nm:1:2", env=metered)], name)
+        shown = next(c.shown for c in made.columns if c.key == "energy_mj_per_image")
+        assert shown is any("Energy is the GPU's own counter" in note for note in made.notes)
+        return shown, [cell.value for cell in cells(made, "energy_mj_per_image")]
+
+    block, cs = record(0.5, env=metered), record(0.5, pattern="cs:2", backend="cs")
+    failed = record(0.5, pattern="cs:2", backend="cs", status="oom")
+    assert energy(block) == (True, pytest.approx([26.1, 26.1]))
+    assert energy(block, failed)[0]
+    assert not energy(block, cs)[0]
+
+
 def test_a_cpu_is_not_comparable_with_the_published_gpu() -> None:
     (made,) = tables([record(device="cpu", env={"cpu": "C", "threads": 2})], "table11")
     assert any("not comparable; device differs" in note for note in made.notes)

@@ -12,6 +12,8 @@ from csbench.report.table import CODES, MISSING, Cell
 
 INTERVALS = "± and [ ] are 95 % bootstrap intervals of medians and of their ratio."
 
+ENERGY = "Energy is the GPU's own counter over a second of runs, idle share included."
+
 _MEANING = {
     "noisy": "the time ran out before the interval was narrow enough",
     "invalid": "the measurement does not count",
@@ -103,6 +105,14 @@ def baseline_cell(row: Row, scale: float = 1.0) -> Cell:
     if row.time_ms is None or row.speedup is None:
         return MISSING
     return Cell(scale * row.time_ms.value * row.speedup.value)
+
+
+def energy_cells(row: Row) -> tuple[Cell, Cell]:
+    """Millijoules an image, of the row's network and of its baseline."""
+    found = row.record.env.get("joules_per_image", {}) if row.time_ms is not None else {}
+    spent = (found.get(name) for name in ("sparse", "baseline"))
+    network, baseline = (MISSING if joules is None else Cell(1e3 * joules) for joules in spent)
+    return network, baseline
 
 
 def error_cell(row: Row) -> Cell:

@@ -11,9 +11,8 @@ from csbench.core.pattern import BUILT_IN
 from csbench.report.provenance import Source
 from csbench.report.rows import Row
 from csbench.report.table import CODES, Cells, Table, groups_of, hide_empty, mark_ties
-from csbench.report.tables.cells import conditions, percent, shape, speedup_cell
-from csbench.report.tables.inference import cells, columns
-from csbench.report.tables.speedups import dense_notes
+from csbench.report.tables.cells import percent, shape, speedup_cell
+from csbench.report.tables.inference import cells, columns, notes
 
 NAME = "comparison"
 _NEAR = 0.005  # a checkpoint of whole blocks seldom has exactly 75 %
@@ -110,7 +109,7 @@ def _table(rows: list[Row], patterns: Iterable[str], source: Source) -> Table:
         columns=columns(case.baseline, rows),
         groups=groups_of(lines),
         provenance=source.of(rows),
-        notes=(*_not_measured(rows, patterns), *conditions(rows), *dense_notes(rows)),
+        notes=(*_not_measured(rows, patterns), *notes(rows)),
     )
     return hide_empty(table)
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 
 from csbench.report.provenance import Source
 from csbench.report.rows import Row
-from csbench.report.table import Cell, Cells, Column, Table, groups_of, hide_empty, mark_ties
+from csbench.report.table import (
+    MISSING,
+    Cell,
+    Cells,
+    Column,
+    Table,
+    groups_of,
+    hide_empty,
+    mark_ties,
+)
 from csbench.report.tables.cells import (
+    ENERGY,
     baseline_cell,
     checkpoint_cell,
     conditions,
+    energy_cells,
     error_cell,
     pattern_cell,
     percent,
@@ -76,8 +87,7 @@ def _table(everything: list[Row], source: Source, told: Collection[str]) -> Tabl
         provenance=source.of(rows),
         notes=(
             *([_ELSEWHERE] if len(rows) < len(everything) else []),
-            *conditions(rows),
-            *dense_notes(rows),
+            *notes(rows),
         ),
     )
     return hide_empty(table)
@@ -119,8 +129,34 @@ def columns(baseline: str, rows: Sequence[Row]) -> tuple[Column, ...]:
         Column("baseline", ("Baseline",), align="left", shown=False),
         Column("baseline_ms", ("Time (ms)", baseline), "ms", decimals=2, shown=False),
         Column("time_ms", ("Time (ms)", "median"), "ms", interval="half"),
+        Column(
+            "energy_mj_per_image",
+            ("Energy", "(mJ/image)"),
+            "mJ/image",
+            decimals=1,
+            shown=shows_energy(rows),
+        ),
+        Column(
+            "baseline_energy_mj_per_image",
+            ("Energy", baseline),
+            "mJ/image",
+            decimals=1,
+            shown=False,
+        ),
         *speedup_columns(baseline, rows),
     )
+
+
+def shows_energy(rows: Iterable[Row]) -> bool:
+    """Whether every row with a time has its energy too: a column with gaps compares nothing."""
+    timed = [row for row in rows if row.time_ms is not None]
+    return bool(timed) and all(energy_cells(row)[0] != MISSING for row in timed)
+
+
+def notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What is said below rows of inference: how times, energy and dense ways were measured."""
+    energy = [ENERGY] if shows_energy(rows) else []
+    return (*conditions(rows), *energy, *dense_notes(rows))
 
 
 def cells(row: Row, speedup: Cell, beside: str | None = None) -> Cells:
@@ -141,5 +177,6 @@ def cells(row: Row, speedup: Cell, beside: str | None = None) -> Cells:
         Cell(case.baseline),
         baseline_cell(row),
         time_cell(row),
+        *energy_cells(row),
         *speedup_cells(row, speedup),
     )
