@@ -164,13 +164,15 @@ class Table:
         return letters
 
     def decimals(self, position: int) -> int:
-        """Decimals of a column: as given, or such that every ± shows one or two digits."""
-        fixed = self.columns[position].decimals
-        if fixed is not None:
-            return fixed
+        """Decimals of a column: as given, or such that every ± shows one or two digits; of a ratio
+        two at least, for 0.966 is not 1.0 however wide another row's interval is."""
+        column = self.columns[position]
+        if column.decimals is not None:
+            return column.decimals
+        least = 2 if column.unit == "×" else 1
         widths = [row[position].half_width for row in self.rows]
         needed = [_decimals(width) for width in widths if width]
-        return min(max([1, *needed]) if needed else 2, _MOST_DECIMALS)
+        return min(max([least, *needed]) if needed else 2, _MOST_DECIMALS)
 
 
 def _decimals(half_width: float) -> int:

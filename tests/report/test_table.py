@@ -32,6 +32,12 @@ def test_decimals_show_one_or_two_digits_of_the_uncertainty(
     assert made.decimals(0) == decimals
 
 
+def test_a_ratio_near_one_is_never_rounded_to_it() -> None:
+    wide = Cell(0.966, 0.7, 1.3)
+    assert column(wide, unit="×") == ["0.97"]
+    assert column(wide, unit="ms") == ["1.0"]
+
+
 def test_decimals_are_one_number_a_column() -> None:
     words = column(Cell(1.5, 1.496, 1.504), Cell(20.25, 20.0, 20.5), interval="half")
     assert words == [f"{PAD}1.500 ±0.004", "20.250 ±0.250"]
