@@ -15,7 +15,7 @@ from csbench.bench.progress import Reporter, outcome, title
 from csbench.bench.runner import Runner
 from csbench.core.axes import Sweep, specifications
 from csbench.core.case import Case
-from csbench.core.outcome import exit_code
+from csbench.core.outcome import FAILED, exit_code
 from csbench.core.record import Record
 from csbench.core.stop import StopRule
 from csbench.core.store import DEFAULT, Store, measured_keys
@@ -67,7 +67,18 @@ def execute(
             _measure(planned, store, output, reporter, records)
         finally:
             _print(records, store.appended, output, reporter)
-    return exit_code(record.status for record in records)
+    code = exit_code(record.status for record in records)
+    if code == FAILED and not any(record.status in _FAILED for record in records):
+        click.echo(f"csbench: {_nothing_ran(records)}", err=True)
+    return code
+
+
+def _nothing_ran(records: Sequence[Record]) -> str:
+    """Why a command failed in which no case did: none of them can run here."""
+    reasons = list(dict.fromkeys(record.reason or "unsupported" for record in records))
+    plural = "s" if len(records) > 1 else ""
+    more = f" (and {len(reasons) - 1} more; see the table)" if len(reasons) > 1 else ""
+    return f"nothing ran, {len(records)} case{plural} unsupported: {reasons[0]}{more}"
 
 
 def _check(sweeps: Iterable[Sweep]) -> None:

@@ -112,8 +112,11 @@ def test_all_patterns_are_compared_and_what_cannot_run_here_is_a_row_with_its_re
 
 
 def test_nothing_that_could_run_is_3(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(infer("--backend", "cudnn", "--sparsity", "75")) == 3
-    assert "UNSUPPORTED" in capsys.readouterr().out
+    assert run(infer("--backend", "cudnn", "--sparsity", "50,75", "-q")) == 3
+    out, err = capsys.readouterr()
+    assert "UNSUPPORTED" in out
+    # One line says why, with -q too: an exit code without a word explains nothing.
+    assert err == "csbench: nothing ran, 2 cases unsupported: cudnn runs on cuda, not on cpu\n"
 
 
 def test_fail_fast_stops_at_the_first_failure(folder: Path) -> None:
