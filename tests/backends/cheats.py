@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from functools import partial
 from typing import Any
@@ -24,6 +25,10 @@ class Honest:
     patterns = frozenset({"dense", "cs", "block"})
     devices = frozenset({"cpu"})
     dtypes = frozenset({"fp32", "fp16", "bf16"})
+
+    def __init_subclass__(cls) -> None:
+        """Each has a name of its own, which its report bears: `cached-by-shape`."""
+        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def missing(self, device: str) -> str | None:
         return None

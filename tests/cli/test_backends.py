@@ -82,7 +82,7 @@ def test_a_cheat_is_rejected_with_exit_code_3(
         failed = [o for o in reports[0]["outcomes"] if o["status"] == "failed"]
         assert [(o["check"], o["reason"]) for o in failed] == [("correctness", "inaccurate")]
     else:
-        assert "honest on cpu, fp32, cs: REJECTED: inaccurate" in out
+        assert "off-by-a-thousandth on cpu, fp32, cs: REJECTED: inaccurate" in out
         assert "  correctness    FAILED   inaccurate: relative error 1.0e-03, allowed 1e-05" in out
 
 

@@ -24,13 +24,17 @@ __device__ __forceinline__ void barrier_arrive(Barrier& b) {
 __device__ __forceinline__ void barrier_expect(Barrier& b, int bytes) {
   cutlass::arch::ClusterTransactionBarrier::arrive_and_expect_tx(&b.word, bytes);
 }
-// As CUTLASS's wait, but 1000 tries of 10 ms without the awaited copies or readers mean a mistake: an
-// error is better than no end. In one piece, so that ptxas sees no divergence between products.
+// As CUTLASS's wait, but when the awaited copies or readers have not come after 43 s something is
+// wrong, and an error is better than no end. (By the clock: a try ends after 10 ms, under
+// compute-sanitizer at once.) In one piece, so that ptxas sees no divergence between products.
 __device__ __forceinline__ void barrier_wait(Barrier& b, uint32_t phase) {
   asm volatile(
-      "{\n.reg .pred done, over;\n.reg .u32 tries;\nmov.u32 tries, 0;\n"
+      "{\n.reg .pred done, over;\n.reg .u32 begun, now;\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n@done bra DONE;\n"
+      "mov.u32 begun, %%globaltimer_hi;\n"  // of 4.3 s
       "AGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, %2;\n@done bra DONE;\n"
-      "add.u32 tries, tries, 1;\nsetp.gt.u32 over, tries, 1000;\n@over trap;\nbra AGAIN;\n"
+      "mov.u32 now, %%globaltimer_hi;\nsub.u32 now, now, begun;\n"
+      "setp.gt.u32 over, now, 10;\n@over trap;\nbra AGAIN;\n"
       "DONE:\n}" ::"r"(cute::cast_smem_ptr_to_uint(&b.word)),
       "r"(phase), "r"(10'000'000)
       : "memory");

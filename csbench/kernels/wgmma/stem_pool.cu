@@ -217,10 +217,11 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     stem_pool(const void* x, u32* y, const unsigned char* weights, const float* scale,
               const float* bias, const float* gain, const StemShape s) {
   extern __shared__ unsigned char memory[];
-  const u32 held = (shared_address(memory) + 1023) & ~1023u;  // weights
-  const u32 results = held + kPlanes * kWeightBytes;          // one a multiplying warpgroup
-  const u32 images = results + 2 * kPlanes * kResultBytes;    // two each
-  const u32 full = images + 4 * kPlanes * kImageBytes, empty = full + 32, ready = empty + 32;
+  // Images first: compute-sanitizer takes an operand that is read with overlap for twice its size.
+  const u32 images = (shared_address(memory) + 1023) & ~1023u;  // two a multiplying warpgroup
+  const u32 held = images + 4 * kPlanes * kImageBytes;          // weights
+  const u32 results = held + kPlanes * kWeightBytes;            // one a multiplying warpgroup
+  const u32 full = results + 2 * kPlanes * kResultBytes, empty = full + 32, ready = empty + 32;
   const int block = blockIdx.y;
   if (threadIdx.x == 0) {
     for (int i = 0; i < 4; ++i) barrier_init(full + 8 * i, 128), barrier_init(empty + 8 * i, 4);
