@@ -18,7 +18,10 @@ def able(case: Case) -> Backend:
             "with --backend masked",
         )
     backend, baseline = registry.get(case.backend), registry.get(case.baseline)
-    reason = not_here(backend, case) or backend.missing(case.device)
+    reason = not_here(backend, case)
+    if reason is not None:
+        reason += _instead(backend, case)
+    reason = reason or backend.missing(case.device)
     if reason is None and not {pattern, "dense"} & backend.patterns:
         reason = f"{backend.name} runs {_either(backend.patterns)}, not {pattern}"
     if reason is None:
@@ -37,6 +40,14 @@ def not_here(backend: Backend, case: Case) -> str | None:
     if case.dtype not in known:
         return f"{backend.name} runs {_either(known)} on {case.device}, not {case.dtype}"
     return None
+
+
+def _instead(backend: Backend, case: Case) -> str:
+    """What runs the pattern of a GPU's backend on a CPU."""
+    if case.device in backend.devices or case.device != "cpu":
+        return ""
+    runs = family(case) in backend.patterns & registry.get("csr").patterns
+    return "; on a CPU --backend csr runs this pattern" if runs else ""
 
 
 def family(case: Case) -> str:
