@@ -22,7 +22,7 @@ from csbench.bench.flush import flusher
 from csbench.bench.memory import in_use, out_of_memory, peak_of
 from csbench.bench.messages import Settings
 from csbench.bench.network import runs_sparse
-from csbench.bench.nvml import Reading, Watch, summary, throttled
+from csbench.bench.nvml import Reading, Watch, low_clock, summary, throttled
 from csbench.bench.plan import plan
 from csbench.bench.sampling import Pairs, sample_pairs
 from csbench.bench.slow_baseline import SlowBaseline
@@ -143,9 +143,11 @@ class Bench:
             for check in gate.replayed(run, seed + 1):
                 draft.checked(check)
 
+        highest = self._nvml.highest_sm_mhz() if self._nvml is not None else None
         if readings:
-            draft.env["gpu_during"] = summary(readings)
-        draft.reason = replay.note or baseline.copies[0].note
+            draft.env["gpu_during"] = summary(readings, highest)
+        notes = (replay.note or baseline.copies[0].note, low_clock(readings, highest))
+        draft.reason = "; ".join(filter(None, notes)) or None
         draft.measurement = Measurement(
             mode=replay.mode,
             cache=draft.cache,

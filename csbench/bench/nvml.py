@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from statistics import median
 from types import TracebackType
@@ -20,7 +21,7 @@ _SM_CLOCK, _MEMORY_CLOCK = 1, 2
 HARDWARE_SLOWDOWN = {0x08: "hardware slowdown", 0x20: "software thermal", 0x40: "thermal",
                      0x80: "power brake"}  # fmt: skip
 POWER_CAP = 0x04
-DROPPED = 0.9  # a clock below this share of the run's median has dropped
+DROPPED = 0.9  # a clock below this share of the run's median, or of the GPU's highest, is low
 
 
 class Reading(NamedTuple):
@@ -64,6 +65,13 @@ class Nvml:
         except OSError:
             return None
         return energy.value / 1000
+
+    def highest_sm_mhz(self) -> int | None:
+        """The highest clock that this GPU can be set to; None where the driver does not say."""
+        try:
+            return self._number("nvmlDeviceGetMaxClockInfo", _SM_CLOCK) or None
+        except (OSError, AttributeError):
+            return None
 
     def driver(self) -> str:
         """The driver's version."""
@@ -113,14 +121,23 @@ class Watch:
 
 
 def throttled(readings: Sequence[Reading], spans: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """Indices of the spans (start, end) in which the GPU held its clock down, or it dropped."""
+    """Indices of the spans (start, end) in which the GPU held its clock down, or it dropped.
+
+    A span with readings of its own is judged by them. One between two readings counts as slow if
+    either of them is: nobody saw when the state changed, and a mark too many costs a repeated
+    measurement where one too few publishes a slow time. Readings are in order of time.
+    """
     if not readings:
         return ()
     usual = median(reading.sm_mhz for reading in readings)
-    slow = [r.at for r in readings if held_down(r) or r.sm_mhz < DROPPED * usual]
-    return tuple(
-        i for i, (start, end) in enumerate(spans) if any(start <= at <= end for at in slow)
-    )
+    at = [reading.at for reading in readings]
+    slow = [bool(held_down(r)) or r.sm_mhz < DROPPED * usual for r in readings]
+
+    def marked(start: float, end: float) -> bool:
+        first, last = bisect_left(at, start), bisect_right(at, end)
+        return any(slow[first:last] if first < last else slow[max(first - 1, 0) : first + 1])
+
+    return tuple(i for i, span in enumerate(spans) if marked(*span))
 
 
 def held_down(reading: Reading) -> list[str]:
@@ -128,12 +145,17 @@ def held_down(reading: Reading) -> list[str]:
     return [name for bit, name in HARDWARE_SLOWDOWN.items() if reading.reasons & bit]
 
 
-def summary(readings: Sequence[Reading]) -> dict[str, object]:
-    """What the readings of one measurement say, for its record."""
+def summary(readings: Sequence[Reading], highest_mhz: int | None = None) -> dict[str, object]:
+    """What the readings of one measurement say, for its record.
+
+    `sm_mhz` is the lowest and the highest clock, `sm_mhz_median` the usual one, `sm_mhz_highest`
+    what the GPU can be set to (left out where unknown), `power_capped` a share of the readings.
+    """
     if not readings:
         return {}
-    return {
+    found: dict[str, object] = {
         "sm_mhz": [min(r.sm_mhz for r in readings), max(r.sm_mhz for r in readings)],
+        "sm_mhz_median": round(median(r.sm_mhz for r in readings)),
         "watts": round(median(r.watts for r in readings), 1),
         "celsius": max(r.celsius for r in readings),
         "power_capped": round(
@@ -141,3 +163,18 @@ def summary(readings: Sequence[Reading]) -> dict[str, object]:
         ),
         "held_down": sorted({name for r in readings for name in held_down(r)}),
     }
+    return found if highest_mhz is None else found | {"sm_mhz_highest": highest_mhz}
+
+
+def low_clock(readings: Sequence[Reading], highest_mhz: int | None) -> str | None:
+    """Words for a clock that was low all along, which no comparison with its own median shows.
+
+    A note, no fault: a GPU at its power limit, or set to a lower clock, runs so for as long as the
+    load lasts, and dense and sparse ran alike.
+    """
+    if not readings or highest_mhz is None:
+        return None
+    usual = median(reading.sm_mhz for reading in readings)
+    if usual >= DROPPED * highest_mhz:
+        return None
+    return f"the GPU ran at {usual / 1e3:.2f} of {highest_mhz / 1e3:.2f} GHz"

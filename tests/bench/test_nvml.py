@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from csbench.bench.nvml import POWER_CAP, Reading, summary, throttled
+import pytest
+
+from csbench.bench.nvml import POWER_CAP, Reading, low_clock, summary, throttled
 
 THERMAL = 0x40
 
@@ -31,6 +33,36 @@ def test_a_power_cap_alone_is_reported_but_not_a_fault() -> None:
     capped = [reading(0.5, reasons=POWER_CAP), reading(1.5), reading(2.5)]
     assert throttled(capped, SPANS) == ()
     assert summary(capped)["power_capped"] == round(1 / 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("slow_at", "marked"),
+    [(0.00, (0, 1)), (0.02, (0, 1, 2, 3)), (0.04, (2, 3, 4))],
+)
+def test_a_span_between_readings_is_slow_if_either_neighbour_is(
+    slow_at: float, marked: tuple[int, ...]
+) -> None:
+    readings = [reading(at, reasons=THERMAL * (at == slow_at)) for at in (0.00, 0.02, 0.04)]
+    spans = [(0.002, 0.008), (0.011, 0.019), (0.021, 0.029), (0.031, 0.039), (0.041, 0.049)]
+    assert throttled(readings, spans) == marked
+
+
+def test_a_span_with_its_own_readings_is_judged_by_them() -> None:
+    readings = [reading(0.00, reasons=THERMAL), reading(0.02), reading(0.04, reasons=THERMAL)]
+    assert throttled(readings, [(0.01, 0.03)]) == ()
+
+
+def test_spans_outside_all_readings_take_the_nearest() -> None:
+    readings = [reading(1.0, reasons=THERMAL), reading(2.0)]
+    assert throttled(readings, [(0.0, 0.5), (2.5, 3.0)]) == (0,)
+
+
+def test_a_clock_that_is_low_throughout_is_noted_and_no_fault() -> None:
+    low = [reading(at, sm_mhz=1200, reasons=POWER_CAP) for at in (0.5, 1.5, 2.5)]
+    assert throttled(low, SPANS) == ()
+    assert low_clock(low, 1980) == "the GPU ran at 1.20 of 1.98 GHz"
+    assert summary(low, 1980)["sm_mhz_highest"] == 1980
+    assert low_clock(low, 1300) is low_clock(low, None) is low_clock([], 1980) is None
 
 
 def test_the_summary_names_what_held_the_clock_down() -> None:
