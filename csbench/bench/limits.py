@@ -2,6 +2,10 @@
 
 The floor of a layer is the larger of two times: its FLOPs at the measured rate of dense products
 in its precision, and its bytes (weights as stored, activations once) at the copy bandwidth.
+
+Of a sparse layer only the kept products count, and at the dense rate: skipping does not speed up
+what is kept. Sparse tensor cores (wgmma.sp) do the products of a 2:4 layer, zeros counted, at up to
+1.8 times the dense rate; half of them are kept, so the kept ones come at 0.9 of it.
 """
 
 from __future__ import annotations
@@ -71,9 +75,15 @@ def hard_floor_ms(flops: float, known: Ceilings) -> float:
 
 
 def rate(dtype: str, known: Ceilings) -> float:
-    """TFLOP/s of dense products in a precision; fp32 may also come as three tf32 products."""
+    """TFLOP/s of dense products in a precision.
+
+    An fp32 product may also come as three of tf32 or of fp16 (two halves of each number, without
+    the product of the small ones), as csbench's own fp32 kernels take it.
+    """
     own = known.get(f"{dtype}_tflop_s", known["fp32_tflop_s"])
-    return max(own, known.get("tf32_tflop_s", 0) / 3) if dtype == "fp32" else own
+    if dtype != "fp32":
+        return own
+    return max(own, *(known.get(f"{part}_tflop_s", 0) / 3 for part in ("tf32", "fp16")))
 
 
 def _better(name: str, value: float, known: float | None) -> float:

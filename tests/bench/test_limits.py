@@ -17,9 +17,11 @@ def test_the_floor_is_the_slower_of_products_and_bytes() -> None:
     assert limits.floor_ms(8e9, 4e9, "fp16", H200) == pytest.approx(1.0)
 
 
-def test_fp32_may_come_as_three_tf32_products() -> None:
-    assert limits.rate("fp32", H200) == pytest.approx(400 / 3)
+def test_fp32_may_come_as_three_products_of_tf32_or_fp16() -> None:
+    assert limits.rate("fp32", H200) == pytest.approx(800 / 3)
+    assert limits.rate("fp32", H200 | {"fp16_tflop_s": 0}) == pytest.approx(400 / 3)
     assert limits.rate("fp32", {"fp32_tflop_s": 0.2}) == 0.2
+    assert limits.rate("tf32", H200) == 400
 
 
 def test_the_hard_floor_trusts_no_precision_and_leaves_a_margin() -> None:
