@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,14 +20,16 @@ from csbench.backends.chain import Call, in_turn
 from csbench.backends.cs import latency_layer as layers
 from csbench.backends.cs.latency_plan import Prepared, prepare
 from csbench.backends.cs.lowering import Lowering
-from csbench.backends.cs.pooling import is_pooling, max_window
+from csbench.backends.cs.pooling import is_global_mean, is_pooling, max_window
 from csbench.core.case import Case
 from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program, Step
 from csbench.kernels import nvrtc, search
 from csbench.kernels.latency import io
+from csbench.kernels.latency.head import head_fits, pack_head
 from csbench.kernels.latency.io import Planes, Window
 from csbench.kernels.latency.pack import Order
+from csbench.kernels.latency.stem import pack_stem, stem_fits
 
 _ALTERNATIVES = 5  # of each layer's plans alone, tried again in the network
 
@@ -55,23 +58,26 @@ class _Lowering(Lowering):
         self.grouping = found.most_common(1)[0][0] if found else layers.Grouping(1)
         self.planes: dict[int, tuple[Order, float]] = {}  # by value: order and scale
         self.layers: list[Prepared] = []
+        self.reporters: list[Callable[[], None]] = []  # of layers, once plans are chosen
         self.ranked: dict[Hashable, list[str]] = {}  # by a layer's signature: its best plans alone
         self.chosen: dict[Hashable, str] = {}
 
     def network(self) -> LoweredNetwork:
-        for step in self.program.steps:
-            if isinstance(step.op, Conv):
+        steps = list(self.program.steps)
+        while steps:
+            step = steps.pop(0)
+            following = steps[0] if steps and self.alone(step.output, steps[0]) else None
+            if following is not None and self._together(step, following):
+                steps.pop(0)
+            elif isinstance(step.op, Conv):
                 self._convolution(step, step.op)
             elif not self._pooling(step):
                 inputs = tuple(self._plain(n) for n in step.inputs)
                 self.calls.append(Call(step.op, inputs, step.output))
         run = in_turn(self.calls, self._plain(self.program.result))
         self._choose(run)
-        for layer in self.layers:
-            convolution = layer.convolution(self.chosen[layer.signature])
-            dense = None if layer.layer.m > 1 else "kept dense"
-            algorithm = f"latency {convolution.plan}"
-            self.report(layer.layer.conv, convolution.bytes, algorithm, dense)
+        for report in self.reporters:
+            report()
         return LoweredNetwork(run, tuple(self.reports))
 
     def _choose(self, run: Callable[[Tensor], Tensor]) -> None:
@@ -83,7 +89,47 @@ class _Lowering(Lowering):
         for layer in self.layers:
             layer.keep(self.chosen[layer.signature])
 
+    def _report(self, layer: Prepared) -> None:
+        convolution = layer.convolution(self.chosen[layer.signature])
+        dense = None if layer.layer.m > 1 else "kept dense"
+        self.report(layer.layer.conv, convolution.bytes, f"latency {convolution.plan}", dense)
+
     # ---- steps
+
+    def _together(self, step: Step, following: Step) -> bool:
+        """Whether one kernel runs both: the stem with max pooling, the mean with the classifier."""
+        return self._stem(step, following) or self._head(step, following)
+
+    def _stem(self, step: Step, pooling: Step) -> bool:
+        conv, source = step.op, step.inputs[0]
+        if not isinstance(conv, Conv) or source in self.planes or layers.grouping(conv).m > 1:
+            return False
+        if not stem_fits(conv, max_window(pooling.op)):
+            return False
+        order, scales = self._order(conv.weight.shape[0]), (self.scale(source), self.scale(step.output))
+        stem = pack_stem(conv, self.split, order, scales, self.case.device)
+        self.calls.append(Call(lambda x: stem(layers.as_float(x)), (source,), pooling.output))
+        self.planes[pooling.output] = order, scales[1]
+        self.reporters.append(
+            partial(self.report, conv, stem.bytes, "latency stem, max pooling included", "kept dense")
+        )
+        return True
+
+    def _head(self, step: Step, linear: Step) -> bool:
+        conv, source = linear.op, step.inputs[0]
+        if not (is_global_mean(step.op) and isinstance(conv, Conv) and source in self.planes):
+            return False
+        order, scale = self.planes[source]
+        read = any(map(_on_planes, self.readers[linear.output]))
+        if read or not head_fits(conv, self.split, order, self.case.batch):
+            return False
+        head = pack_head(conv, self.split, order, scale, self.case.device)
+        dtype = TORCH_DTYPE[self.case.dtype]
+        self.calls.append(Call(lambda x: head(x, dtype), (source,), linear.output))
+        self.reporters.append(
+            partial(self.report, conv, head.bytes, "latency head, mean included", "kept dense")
+        )
+        return True
 
     def _convolution(self, step: Step, conv: Conv) -> None:
         cout = conv.weight.shape[0]
@@ -99,6 +145,7 @@ class _Lowering(Lowering):
         scales = self.planes[inputs[0]][1], self.scale(step.output)
         prepared = prepare(layer, self.split, order, out_order, scales, self.case.device)
         self.layers.append(prepared)
+        self.reporters.append(partial(self._report, prepared))
         if prepared.signature not in self.ranked:
             self.ranked[prepared.signature] = best = prepared.ranked()[:_ALTERNATIVES]
             self.chosen[prepared.signature] = best[0]

@@ -15,7 +15,7 @@ from csbench.kernels.latency.pack import STEP, Order, Packed
 from csbench.kernels.maps import TensorMap
 
 SHARED_LIMIT = 226 * 1024
-_ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
+ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 _BOX = 256  # pixels along one side that the copy engine fetches at a time
 
 
@@ -226,7 +226,7 @@ class Convolution:
             sets=sets, run_log=run.bit_length() - 1, sub_shift=min(3, sub),
             chunks=plan.chunks, chunk_log=plan.chunk_log, stages=plan.stages,
             cluster_log=plan.cluster.bit_length() - 1, share=share, inverse=65536 // share + 1,
-            receive=plan.receive, activation=_ACTIVATIONS[activation],
+            receive=plan.receive, activation=ACTIVATIONS[activation],
         )  # fmt: skip
         options = kernel_options(plan, split, m, out_float)
         module = nvrtc.load("latency/conv.cu", options=options)
