@@ -77,7 +77,7 @@ class Prepared:
     def ranked(self) -> list[str]:
         """The plans from fast to slow, each timed alone on random activations; remembered."""
         s = self.layer.shape
-        x, residual = self._random(s.height, s.width, self.order), None
+        x, residual = self.random_input(), None
         if self._adds and self.out_order is not None:
             residual = self._random(s.out_height, s.out_width, self.out_order)
         runs = {name: partial(self._once, name, x, residual) for name in self.ways}
@@ -88,6 +88,10 @@ class Prepared:
         ]
         key = ("cs latency", nvrtc.digest("latency/conv.cu"), *self.signature)
         return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
+
+    def random_input(self) -> Planes:
+        """Activations to time plans on."""
+        return self._random(self.layer.shape.height, self.layer.shape.width, self.order)
 
     def _once(self, name: str, x: Planes, residual: Planes | None) -> None:
         self.convolution(name).launch(x, self.output(), residual)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import c_float, c_int, c_longlong, c_void_p
 from dataclasses import dataclass, replace
+from math import prod
 from typing import NamedTuple
 
 from torch import Tensor
@@ -95,6 +97,7 @@ class Plan:
     chunk_log: int
     chunks: int
     stages: int
+    span: int  # output pixels of a tile: whole rows where neighbours are read
     box: tuple[int, int]  # rows and columns of the input tile
     receive: int
     shared: int
@@ -103,7 +106,7 @@ class Plan:
     def __str__(self) -> str:
         t = self.tile
         return (
-            f"{t.rows}x{t.pixels} warps {t.wm}x{t.wn}x{t.wk} K/{self.cluster} "
+            f"{t.rows}x{self.span} warps {t.wm}x{t.wn}x{t.wk} K/{self.cluster} "
             f"chunks of {32 << self.chunk_log} x{self.stages}"
         )
 
@@ -113,7 +116,8 @@ def make_plan(
 ) -> Plan | None:
     """The plan with these choices; None where it cannot be launched."""
     s, planes = shape.flat(), 2 if split else 1
-    box = input_tile(s, tile.pixels)
+    span = tile_span(s, tile.pixels)
+    box = input_tile(s, span)
     sets, run = order.sets_for(m)
     chunks = -(-sets * run >> chunk_log)
     if chunks < cluster or max(_fetched(s, box)) > _BOX:
@@ -127,18 +131,32 @@ def make_plan(
         stages -= 1
     receive = _up(max(stages * stage, tile.wk * tile.pixels * (tile.rows + 4) * 4))
     # Sums from the cluster's blocks: each hands over its part of this block's pixels.
-    handed = cluster * -(-tile.pixels // cluster) * tile.rows * 4 if cluster > 1 else 0
+    handed = cluster * -(-span // cluster) * tile.rows * 4 if cluster > 1 else 0
     if receive + handed > SHARED_LIMIT:
         return None
-    tiles = s.images * -(-s.out_height * s.out_width // tile.pixels)
+    tiles = s.images * -(-s.out_height * s.out_width // span)
     grid = (cluster * -(-s.rows // tile.rows), tiles)
-    return Plan(tile, cluster, chunk_log, chunks, stages, box, receive, receive + handed, grid)
+    shared = receive + handed
+    return Plan(tile, cluster, chunk_log, chunks, stages, span, box, receive, shared, grid)
 
 
 def record_bytes(m: int, split: bool) -> int:
     """Bytes of the weights of 16 rows in one (set, tap) unit: values, choices, metadata."""
     values = (2 if split else 1) * (8 if m == 1 else 4 if m == 2 else 2) * 128
     return values + (0 if m == 1 else 64 if m == 2 else 160)
+
+
+def tile_span(s: Shape, pixels: int) -> int:
+    """Output pixels of a tile that has room for `pixels`.
+
+    A tile is fetched as whole rows of pixels: it needs fewest where it is made of whole rows, or
+    of equal parts of one.
+    """
+    rows, width = pixels // s.out_width, s.out_width
+    if s.out_height == 1:
+        return pixels
+    span = rows * width or max(n for n in range(1, pixels + 1) if width % n == 0)
+    return span if 4 * span >= 3 * pixels else pixels
 
 
 def input_tile(s: Shape, pixels: int) -> tuple[int, int]:
@@ -192,12 +210,25 @@ class _Conv(ctypes.Structure):
         *((name, c_void_p) for name in ("weights", "scale", "bias", "residual", "out")),
         ("out_plane", c_longlong), ("out_scale", c_float), ("residual_scale", c_float),
         *((name, c_int) for name in (
-            "rows", "pixels", "out_width", "tiles", "taps_h", "taps_w",
+            "rows", "row_blocks", "pixels", "out_width", "tiles", "span", "taps_h", "taps_w",
             "dilation_h", "dilation_w", "stride", "pad_y", "pad_x", "cut", "columns", "halo",
             "grid_stride", "sets", "run_log", "sub_shift", "chunks", "chunk_log", "stages",
             "cluster_log", "share", "inverse", "receive", "activation",
         )),
     ]  # fmt: skip
+
+
+def _launch_of(layers: int) -> type[ctypes.Structure]:
+    """struct Launch of latency/conv.cu for one layer or two."""
+    size = layers * (ctypes.sizeof(TensorMap) + ctypes.sizeof(_Conv)) + ctypes.sizeof(c_int)
+    fields = [
+        ("map", TensorMap * layers), ("conv", _Conv * layers), ("blocks", c_int),
+        ("pad", ctypes.c_byte * (-size % 64)),  # the driver reads as far as C aligns it
+    ]  # fmt: skip
+    return type("_Launch", (ctypes.Structure,), {"_fields_": fields})
+
+
+_LAUNCHES = (_launch_of(1), _launch_of(2))
 
 
 class Convolution:
@@ -213,24 +244,22 @@ class Convolution:
         s, order = self.shape, packed.order
         sets, run = order.sets_for(m)
         sub = order.places.bit_length() - 1 if m > 2 else 3
-        pixels, share = s.out_height * s.out_width, -(-plan.tile.pixels // plan.cluster)
+        pixels, share = s.out_height * s.out_width, -(-plan.span // plan.cluster)
         self._arguments = _Conv(
             weights=self.weights.data_ptr(), scale=self.scale.data_ptr(),
             bias=self.bias.data_ptr(), out_plane=s.images * pixels * s.rows,
-            rows=s.rows, pixels=pixels, out_width=s.out_width,
-            tiles=-(-pixels // plan.tile.pixels), taps_h=s.taps[0], taps_w=s.taps[1],
+            rows=s.rows, row_blocks=plan.grid[0], pixels=pixels, out_width=s.out_width,
+            tiles=-(-pixels // plan.span), span=plan.span, taps_h=s.taps[0], taps_w=s.taps[1],
             dilation_h=s.dilation[0], dilation_w=s.dilation[1], stride=s.stride,
             pad_y=s.padding[0], pad_x=s.padding[1],
-            cut=int(is_cut(s, plan.tile.pixels)), columns=plan.box[1],
+            cut=int(is_cut(s, plan.span)), columns=plan.box[1],
             halo=plan.box[0] * plan.box[1], grid_stride=1 if s.point else s.stride,
             sets=sets, run_log=run.bit_length() - 1, sub_shift=min(3, sub),
             chunks=plan.chunks, chunk_log=plan.chunk_log, stages=plan.stages,
             cluster_log=plan.cluster.bit_length() - 1, share=share, inverse=65536 // share + 1,
             receive=plan.receive, activation=ACTIVATIONS[activation],
         )  # fmt: skip
-        options = kernel_options(plan, split, m, out_float)
-        module = nvrtc.load("latency/conv.cu", options=options)
-        self._kernel = module.kernel("conv").prepare(shared=plan.shared)
+        self._options = split, m, out_float
 
     @property
     def bytes(self) -> int:
@@ -239,6 +268,12 @@ class Convolution:
 
     def launch(self, x: Planes, out: Planes | Tensor, residual: Planes | None = None) -> None:
         """Queue the layer on torch's current stream; `out` is a float NHWC tensor if asked for."""
+        _launch([self], [self.arguments(x, out, residual)], x)
+
+    def arguments(
+        self, x: Planes, out: Planes | Tensor, residual: Planes | None
+    ) -> _Conv:
+        """struct Conv of latency/conv.cu for these values."""
         a = self._arguments
         if isinstance(out, Planes):
             a.out, a.out_scale = out.data.data_ptr(), out.scale
@@ -247,13 +282,14 @@ class Convolution:
         a.residual = None
         if residual is not None:
             a.residual, a.residual_scale = residual.data.data_ptr(), 1 / residual.scale
-        plan = self.plan
-        self._kernel.launch(
-            plan.grid, plan.tile.threads, [a, self._map(x)], shared=plan.shared,
-            cluster=plan.cluster if plan.cluster > 1 else None, overlap=True,
-        )  # fmt: skip
+        return a
 
-    def _map(self, x: Planes) -> TensorMap:
+    def kernel(self, paired: bool) -> nvrtc.Kernel:
+        """The kernel for this plan, for the layer alone or with another."""
+        options = kernel_options(self.plan, *self._options, paired)
+        return nvrtc.load("latency/conv.cu", options=options).kernel("conv")
+
+    def map(self, x: Planes) -> TensorMap:
         """How the copy engine sees x: (channel, column, row, image, plane), boxes of one tile."""
         s, stored = self.shape, x.order.stored
         row, step = s.width * stored, s.stride if s.point else 1
@@ -266,10 +302,32 @@ class Convolution:
         )  # fmt: skip
 
 
-def kernel_options(plan: Plan, split: bool, m: int, out_float: bool) -> tuple[str, ...]:
+def launch_pair(
+    first: Convolution, second: Convolution, x: Planes, outs: tuple[Planes, Planes]
+) -> None:
+    """Queue two layers that read x in one launch; tiles are equal, and K is in one block."""
+    _launch([first, second], [c.arguments(x, o, None) for c, o in zip((first, second), outs, strict=True)], x)
+
+
+def _launch(layers: Sequence[Convolution], arguments: Sequence[_Conv], x: Planes) -> None:
+    blocks = [prod(layer.plan.grid) for layer in layers]
+    count, plan = len(layers), layers[0].plan
+    launched = _LAUNCHES[count - 1](
+        (TensorMap * count)(*(layer.map(x) for layer in layers)), (_Conv * count)(*arguments), blocks[0]
+    )
+    layers[0].kernel(count > 1).launch(
+        sum(blocks), plan.tile.threads, [launched], shared=max(c.plan.shared for c in layers),
+        cluster=plan.cluster if plan.cluster > 1 else None, overlap=True,
+    )  # fmt: skip
+
+
+def kernel_options(
+    plan: Plan, split: bool, m: int, out_float: bool, paired: bool = False
+) -> tuple[str, ...]:
     """The -D options of latency/conv.cu."""
     names = ("MT", "NT", "WM", "WN", "WK", "BLOCKS")
     options = dict(zip(names, plan.tile, strict=True))
     options |= {"SPLIT": split, "MODE": min(m, 3) - 1}
     options |= {"CLUSTERED": plan.cluster > 1, "FLOAT_OUT": out_float}
+    options |= {"PAIRED": paired}
     return tuple(f"-D{name}={int(value)}" for name, value in options.items())

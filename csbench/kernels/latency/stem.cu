@@ -144,7 +144,7 @@ __device__ __forceinline__ void pool(const Stem& s, const float* sums, int first
             const float values[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-                if (!(values[j] <= best[j])) best[j] = values[j];  // NaN wins, as in torch
+                asm("max.NaN.f32 %0, %0, %1;" : "+f"(best[j]) : "f"(values[j]));  // as in torch
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {

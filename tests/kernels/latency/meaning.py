@@ -167,6 +167,15 @@ class Convolution:
             out.data.copy_(planes(y, out.split, out.order, out.scale).data)
 
 
+def launch_pair(
+    first: Convolution, second: Convolution, x: Planes, outs: tuple[Planes, Planes]
+) -> None:
+    """plans.launch_pair."""
+    assert first.plan.tile == second.plan.tile and first.plan.cluster == second.plan.cluster == 1
+    first.launch(x, outs[0])
+    second.launch(x, outs[1])
+
+
 def run_stem(self: Stem, x: Tensor) -> Planes:
     """Stem.__call__: fragments are read as their lanes read them."""
     conv = self.conv
@@ -204,6 +213,7 @@ def install(patch: pytest.MonkeyPatch) -> None:
     for function in (pack, unpack, max_pool, mean_pool):
         patch.setattr(io, function.__name__, function)
     patch.setattr(plans, "Convolution", Convolution)
+    patch.setattr(plans, "launch_pair", launch_pair)
     patch.setattr(Stem, "__call__", run_stem)
     patch.setattr(Head, "__call__", run_head)
     patch.setattr(latency_plan.search, "ranking", lambda runs, *_: sorted(runs))
