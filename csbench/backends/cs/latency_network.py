@@ -110,33 +110,30 @@ class _Lowering(Lowering):
 
     def _stem(self, step: Step, pooling: Step) -> bool:
         conv, source = step.op, step.inputs[0]
-        if not isinstance(conv, Conv) or source in self.planes or layers.grouping(conv).m > 1:
+        if source in self.planes or not isinstance(conv, Conv):
             return False
-        if not stem_fits(conv, max_window(pooling.op)):
+        if conv.pattern is not None or not stem_fits(conv, max_window(pooling.op)):
             return False
-        order, scales = self._order(conv.weight.shape[0]), (self.scale(source), self.scale(step.output))
+        order, scale = self._order(conv.weight.shape[0]), self.scale(step.output)
+        scales = self.scale(source), scale
         stem = pack_stem(conv, self.split, order, scales, self.case.device)
         self.calls.append(Call(lambda x: stem(layers.as_float(x)), (source,), pooling.output))
-        self.planes[pooling.output] = order, scales[1]
-        self.reporters.append(
-            partial(self.report, conv, stem.bytes, "latency stem, max pooling included", "kept dense")
-        )
+        self.planes[pooling.output] = order, scale
+        self.report(conv, stem.bytes, "latency stem, max pooling within", "kept dense")
         return True
 
     def _head(self, step: Step, linear: Step) -> bool:
         conv, source = linear.op, step.inputs[0]
-        if not (is_global_mean(step.op) and isinstance(conv, Conv) and source in self.planes):
+        if source not in self.planes or not is_global_mean(step.op) or not isinstance(conv, Conv):
             return False
         order, scale = self.planes[source]
-        read = any(map(_on_planes, self.readers[linear.output]))
-        if read or not head_fits(conv, self.split, order, self.case.batch):
+        fits = head_fits(conv, self.split, order, self.case.batch)
+        if not fits or not self._is_plain(linear, conv):
             return False
         head = pack_head(conv, self.split, order, scale, self.case.device)
         dtype = TORCH_DTYPE[self.case.dtype]
         self.calls.append(Call(lambda x: head(x, dtype), (source,), linear.output))
-        self.reporters.append(
-            partial(self.report, conv, head.bytes, "latency head, mean included", "kept dense")
-        )
+        self.report(conv, head.bytes, "latency head, mean within", "kept dense")
         return True
 
     def _convolution(self, step: Step, conv: Conv, rest: list[Step]) -> None:

@@ -59,10 +59,9 @@ class Pair:
         x = self.layers[0].random_input()
         runs = {name: partial(self.launch, name, x) for name in (*self.ways, APART)}
         first = self.layers[0]
-        jobs = [
-            ("latency/conv.cu", plans.kernel_options(first.ways[a], first.split, first.layer.m, False, True))
-            for a, _ in self.ways.values()
-        ]
+        tiles = (first.ways[a] for a, _ in self.ways.values())
+        options = (plans.kernel_options(p, first.split, first.layer.m, False, True) for p in tiles)
+        jobs = [("latency/conv.cu", option) for option in options]
         key = ("cs latency pair", nvrtc.digest("latency/conv.cu"), *self.signature)
         return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
 

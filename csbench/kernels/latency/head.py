@@ -1,4 +1,4 @@
-"""The mean over all pixels and the linear layer after it: weights and launches of latency/head.cu."""
+"""The mean over all pixels and the linear layer after it: weights and launches of head.cu."""
 
 from __future__ import annotations
 

@@ -198,7 +198,8 @@ def _one_of_many(rows: Tensor, places: int, split: bool) -> Tensor:
     kept = flat.gather(-2, which.unsqueeze(-2)).squeeze(-2)
     kept, which = (t.repeat(*[1] * (t.dim() - 1), repeats) for t in (kept, which))
     columns = (*kept.shape[:-1], 4, 2)
-    planes = as_planes(kept.reshape(columns), split)  # [plane, m16, row half, row, taps, sets, 4, 2]
+    # [plane, m16, row half, row, taps, sets, 4, 2]
+    planes = as_planes(kept.reshape(columns), split)
     values = _bytes(planes.permute(5, 4, 1, 3, 6, 0, 2, 7), sets * taps, m16)
     choice = (which // 2).to(torch.uint8).reshape(columns).permute(4, 3, 0, 2, 5, 1, 6)
     # Each four holds one of its lower and one of its upper pair.

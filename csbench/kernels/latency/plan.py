@@ -268,11 +268,9 @@ class Convolution:
 
     def launch(self, x: Planes, out: Planes | Tensor, residual: Planes | None = None) -> None:
         """Queue the layer on torch's current stream; `out` is a float NHWC tensor if asked for."""
-        _launch([self], [self.arguments(x, out, residual)], x)
+        _launch((self,), (self.arguments(x, out, residual),), x)
 
-    def arguments(
-        self, x: Planes, out: Planes | Tensor, residual: Planes | None
-    ) -> _Conv:
+    def arguments(self, x: Planes, out: Planes | Tensor, residual: Planes | None) -> _Conv:
         """struct Conv of latency/conv.cu for these values."""
         a = self._arguments
         if isinstance(out, Planes):
@@ -306,15 +304,15 @@ def launch_pair(
     first: Convolution, second: Convolution, x: Planes, outs: tuple[Planes, Planes]
 ) -> None:
     """Queue two layers that read x in one launch; tiles are equal, and K is in one block."""
-    _launch([first, second], [c.arguments(x, o, None) for c, o in zip((first, second), outs, strict=True)], x)
+    arguments = first.arguments(x, outs[0], None), second.arguments(x, outs[1], None)
+    _launch((first, second), arguments, x)
 
 
 def _launch(layers: Sequence[Convolution], arguments: Sequence[_Conv], x: Planes) -> None:
     blocks = [prod(layer.plan.grid) for layer in layers]
     count, plan = len(layers), layers[0].plan
-    launched = _LAUNCHES[count - 1](
-        (TensorMap * count)(*(layer.map(x) for layer in layers)), (_Conv * count)(*arguments), blocks[0]
-    )
+    maps = (TensorMap * count)(*(layer.map(x) for layer in layers))
+    launched = _LAUNCHES[count - 1](maps, (_Conv * count)(*arguments), blocks[0])
     layers[0].kernel(count > 1).launch(
         sum(blocks), plan.tile.threads, [launched], shared=max(c.plan.shared for c in layers),
         cluster=plan.cluster if plan.cluster > 1 else None, overlap=True,

@@ -130,6 +130,39 @@ def test_the_stem_takes_its_pooling_along() -> None:
     assert lowered.layers[0].reason == "the first layer"
 
 
+class Ends(nn.Module):
+    """What the latency kernels' stem and head take along, around a projected residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 40, 7, stride=2, padding=3)
+        self.pool, self.mean = nn.MaxPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(1)
+        self.inner, self.outer = nn.Conv2d(40, 64, 3, padding=1), nn.Conv2d(64, 64, 1)
+        self.project, self.last = nn.Conv2d(40, 64, 1), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(torch.relu(self.stem(x)))
+        y = self.outer(torch.relu(self.inner(x)))
+        y = torch.relu(y + self.project(x))
+        return self.last(torch.flatten(self.mean(y), 1))
+
+
+@pytest.mark.parametrize("dtype", LIMIT)
+@pytest.mark.parametrize("pattern", ["", "cs:4"])
+def test_few_launches_at_small_batch(pattern: str, dtype: str) -> None:
+    """Poolings run within the stem and the head, and layers that read one value start together."""
+    program = nets.program(pattern, Ends())
+    assert error(program, "latency", dtype) < LIMIT[dtype]
+    lowered = latency_network.lower_network(program, nets.case(dtype, 2))
+    assert lowered is not None
+    ran = {layer.name: str(layer.algorithm) for layer in lowered.layers}
+    assert ran["stem"] == "latency stem, max pooling within"
+    assert ran["last"] == "latency head, mean within"
+    assert ran["inner"].endswith("in one launch with project")
+    assert ran["project"].endswith("in one launch with inner")
+    assert "launch" not in ran["outer"]
+
+
 def layer(pattern: str, activation: Activation, size: float) -> tuple[Conv, list[torch.Tensor]]:
     weight = torch.randn(40, 48, 3, 3) / 20
     weight = weight * for_spec(parse(pattern)).mask(weight) if pattern else weight

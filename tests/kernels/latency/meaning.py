@@ -179,7 +179,7 @@ def launch_pair(
 def run_stem(self: Stem, x: Tensor) -> Planes:
     """Stem.__call__: fragments are read as their lanes read them."""
     conv = self.conv
-    cout, cin, kh, kw = conv.weight.shape
+    cin, kh, kw = conv.weight.shape[1:]
     halves = self.weights.view(torch.half).double().sum(-3)  # [64 rows, step, m16, lane, 8]
     blocks, steps = halves.shape[:2]
     k = torch.zeros(blocks, 4, 16, steps * 16, dtype=torch.float64)
