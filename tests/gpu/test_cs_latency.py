@@ -20,7 +20,7 @@ from csbench.core.case import Case
 from csbench.core.pattern import PatternSpec, parse
 from csbench.graph import reference
 from csbench.graph.program import Activation, Conv, output_hw
-from csbench.kernels.latency import io
+from csbench.kernels.latency import io, launch
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.pack import Order, pack_weights
 from csbench.sparse.patterns import for_spec
@@ -108,7 +108,7 @@ def test_plans_equal_the_reference(shape: str, pattern: str, split: bool) -> Non
     for plan in random.Random(0).sample(ways, min(6, len(ways))):
         with poisoned_memory():
             out = io.Planes.empty(split, images, *conv.output_size[1:], out_order, 4.0)
-            plans.Convolution(geometry, packed, m, plan, split, "relu").launch(px, out, pr)
+            launch.Convolution(geometry, packed, m, plan, split, "relu").launch(px, out, pr)
             got = io.unpack(out)
         assert bool((out.data[..., out_order.channel < 0] == 0).all()), str(plan)
         limit = TOLERANCE["fp32" if split else "fp16"]
@@ -283,6 +283,6 @@ def test_kernels_compile_for_hopper_without_spills(mode: int, tmp_path: Path) ->
     ways = plans.candidates(geometry, order, mode, True)
     widest = {plan.tile.blocks: plan for plan in ways}  # one of each register limit
     for plan in widest.values():
-        options = plans.kernel_options(plan, True, mode, False)
+        options = launch.kernel_options(plan, True, mode, False)
         found = compiled("latency/conv.cu", options, HOPPER, tmp_path)
         assert found.spilled <= SPILL_LIMIT, f"{plan}: {found.log}"

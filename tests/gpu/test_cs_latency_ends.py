@@ -84,6 +84,15 @@ def test_stem_keeps_nan() -> None:
 
 
 @pytest.mark.gpu
+def test_max_pooling_keeps_nan_as_torch_does() -> None:
+    x = torch.randn(2, 32, 9, 11, device="cuda")
+    x[1, 5, 4, 6] = float("nan")
+    window = io.Window((3, 3), (2, 2), (1, 1))
+    got = io.unpack(io.max_pool(io.pack(x, True, Order(32, 1)), window, 5, 6))
+    assert torch.equal(got.isnan(), F.max_pool2d(x, 3, 2, 1).isnan())
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", HEADS, ids=str)
 def test_head_equals_the_reference(shape: tuple[int, ...], dtype: str) -> None:

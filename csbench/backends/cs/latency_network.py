@@ -34,8 +34,6 @@ from csbench.kernels.latency.io import Planes, Window
 from csbench.kernels.latency.pack import Order
 from csbench.kernels.latency.stem import pack_stem, stem_fits
 
-_ALTERNATIVES = 5  # of each layer's plans alone, tried again in the network
-
 Value = Tensor | Planes
 
 
@@ -87,7 +85,7 @@ class _Lowering(Lowering):
     def _choose(self, run: Callable[[Tensor], Tensor]) -> None:
         x = torch.randn(self.case.batch, *self.program.input_size, device=self.case.device)
         x = x.to(TORCH_DTYPE[self.case.dtype])
-        sources = nvrtc.digest("latency/conv.cu", "latency/io.cu")
+        sources = nvrtc.digest(*(f"latency/{n}.cu" for n in ("conv", "head", "io", "stem")))
         key = ("cs latency network", sources, self.program.model, self.case.batch, self.case.dtype)
         search.in_context(lambda: run(x), self.chosen, self.ranked, key)
         for way in self.ways:
@@ -192,7 +190,7 @@ class _Lowering(Lowering):
         """Choose the best plan of a layer or pair alone, and remember those to try again."""
         self.ways.append(way)
         if way.signature not in self.ranked:
-            self.ranked[way.signature] = best = way.ranked()[:_ALTERNATIVES]
+            self.ranked[way.signature] = best = way.alternatives()
             self.chosen[way.signature] = best[0]
             way.keep(*best)
 

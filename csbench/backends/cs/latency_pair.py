@@ -9,9 +9,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from csbench.backends.cs.latency_plan import Prepared
+from csbench.backends.cs.latency_plan import ALTERNATIVES, Prepared
 from csbench.kernels import nvrtc, search
-from csbench.kernels.latency import plan as plans
+from csbench.kernels.latency import launch
 from csbench.kernels.latency.io import Planes
 
 APART = "two launches"
@@ -60,10 +60,15 @@ class Pair:
         runs = {name: partial(self.launch, name, x) for name in (*self.ways, APART)}
         first = self.layers[0]
         tiles = (first.ways[a] for a, _ in self.ways.values())
-        options = (plans.kernel_options(p, first.split, first.layer.m, False, True) for p in tiles)
+        options = (launch.kernel_options(p, first.split, first.layer.m, False, True) for p in tiles)
         jobs = [("latency/conv.cu", option) for option in options]
         key = ("cs latency pair", nvrtc.digest("latency/conv.cu"), *self.signature)
         return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
+
+    def alternatives(self) -> list[str]:
+        """The ways worth trying in a network: the fastest alone, and APART."""
+        names = self.ranked()
+        return [n for i, n in enumerate(names) if i < ALTERNATIVES or n == APART]
 
     def keep(self, *names: str) -> None:
         """Let go of what other ways hold on the device."""
@@ -79,7 +84,7 @@ class Pair:
             first.launch(x, outs[0])
             second.launch(x, outs[1])
         else:
-            plans.launch_pair(first, second, x, outs)
+            launch.launch_pair(first, second, x, outs)
         return outs
 
     def _output(self, index: int) -> Planes:

@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc
 from csbench.kernels.latency.io import Planes
+from csbench.kernels.latency.launch import ACTIVATIONS
 from csbench.kernels.latency.pack import Order, as_planes, normalised, padded
-from csbench.kernels.latency.plan import ACTIVATIONS
 
 _ROWS, _TILE, _THREADS = 64, (4, 7), 256  # of a block: output channels, pooled pixels
 _SUMS = (2 * _TILE[0] + 1) * (2 * _TILE[1] + 1) * 68 * 4  # bytes

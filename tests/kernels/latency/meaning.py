@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csbench.backends.cs import latency_plan
 from csbench.kernels import search
-from csbench.kernels.latency import io
+from csbench.kernels.latency import io, launch
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.head import Head
 from csbench.kernels.latency.io import Planes, Window
@@ -138,7 +138,7 @@ def mean_pool(x: Planes) -> Planes:
 
 
 class Convolution:
-    """plans.Convolution: a layer under one plan, from its packed records."""
+    """launch.Convolution: a layer under one plan, from its packed records."""
 
     def __init__(
         self, shape: plans.Shape, packed: Packed, m: int, plan: plans.Plan, split: bool,
@@ -170,7 +170,7 @@ class Convolution:
 def launch_pair(
     first: Convolution, second: Convolution, x: Planes, outs: tuple[Planes, Planes]
 ) -> None:
-    """plans.launch_pair."""
+    """launch.launch_pair."""
     assert first.plan.tile == second.plan.tile and first.plan.cluster == second.plan.cluster == 1
     first.launch(x, outs[0])
     second.launch(x, outs[1])
@@ -212,8 +212,8 @@ def install(patch: pytest.MonkeyPatch) -> None:
     """The latency kernels run on a CPU, and the first plan of every layer is taken."""
     for function in (pack, unpack, max_pool, mean_pool):
         patch.setattr(io, function.__name__, function)
-    patch.setattr(plans, "Convolution", Convolution)
-    patch.setattr(plans, "launch_pair", launch_pair)
+    patch.setattr(launch, "Convolution", Convolution)
+    patch.setattr(launch, "launch_pair", launch_pair)
     patch.setattr(Stem, "__call__", run_stem)
     patch.setattr(Head, "__call__", run_head)
     patch.setattr(latency_plan.search, "ranking", lambda runs, *_: sorted(runs))
