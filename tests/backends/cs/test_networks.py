@@ -107,7 +107,7 @@ def test_a_network_with_a_layer_for_neither_is_left_to_others(kernels: str) -> N
 def test_a_value_is_converted_once_for_all_that_read_it(
     kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four values that torch makes, one of them read twice; and the image, but for wgmma's stem."""
+    """Four values that torch makes, one of them read twice; stems read the image itself."""
     module: Any = {"latency": latency_meaning.io, "throughput": wgmma_meaning.launch}[kernels]
     packed: list[torch.Size] = []
     pack = module.pack
