@@ -62,16 +62,18 @@ def in_context(
 
     A layer alone finds its weights and its code in the caches and overlaps with itself; in a
     network it does not, and another choice may be better there. `network` reads `chosen` when run.
-    After SECONDS what is left keeps its choice.
+    Choices depend on each other, so this goes on until a whole round changes none, or for SECONDS.
     """
 
     def compute() -> list[str]:
         end = time.monotonic() + SECONDS
-        best = _network_ms(network)
-        for layer, names in alternatives.items():
-            for name in names:
-                if best <= LONG_MS and name != chosen[layer] and time.monotonic() < end:
-                    best = _tried(network, chosen, layer, name, best)
+        best, before = _network_ms(network), None
+        while chosen != before:
+            before = dict(chosen)
+            for layer, names in alternatives.items():
+                for name in names:
+                    if best <= LONG_MS and name != chosen[layer] and time.monotonic() < end:
+                        best = _tried(network, chosen, layer, name, best)
         return [chosen[layer] for layer in alternatives]
 
     listed = [[repr(layer), chosen[layer], list(names)] for layer, names in alternatives.items()]

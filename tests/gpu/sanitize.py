@@ -42,6 +42,10 @@ SELECTION = {
     ),
     "latency/conv.cu, io.cu": ("test_cs_latency.py", "test_plans and odd and two"),
     "latency/conv.cu, one plane": ("test_cs_latency.py", "test_plans and 5x5 and one"),
+    "latency/stem.cu, head.cu": (
+        "test_cs_latency_ends.py",
+        "(stem_equals and 37 and fp32) or (head_equals and 130 and fp32)",
+    ),
     "wgmma/conv.cu, io.cu": ("test_cs_throughput.py", "test_every_tile and 80x48x3x3"),
     "wgmma/halo.cu": ("test_cs_throughput.py", "test_every_tile and 64x48x3x3"),
     "wgmma/stem.cu": ("test_cs_throughput.py", "test_first_layers and size1 and (fp32 or bf16)"),

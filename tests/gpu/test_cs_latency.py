@@ -13,12 +13,14 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from csbench.backends.base import TORCH_DTYPE
 from csbench.backends.cs import latency as gpu_cs_latency
 from csbench.backends.cs import latency_layer as layers
+from csbench.backends.cs.latency_pair import APART, Pair
+from csbench.backends.cs.latency_plan import prepare
 from csbench.bench.weights import Library
 from csbench.core.case import Case
 from csbench.core.pattern import PatternSpec, parse
 from csbench.graph import reference
 from csbench.graph.program import Activation, Conv, output_hw
-from csbench.kernels.latency import io
+from csbench.kernels.latency import io, launch
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.pack import Order, pack_weights
 from csbench.sparse.patterns import for_spec
@@ -37,6 +39,11 @@ SHAPES = {
     "strided point": (3, 64, 14, 32, 1, 2, 0),
     "linear": (5, 128, 1, 10, 1, 1, 0),
 }
+# Two layers that read one value: a reduction beside a strided projection, a window beside a point.
+PAIRS = (
+    ((1, 64, 14, 32, 1, 1, 0), (1, 64, 14, 96, 1, 2, 0)),
+    ((3, 48, 7, 24, 3, 1, 1), (3, 48, 7, 40, 1, 2, 0)),
+)
 PATTERNS = ("", "cs:2", "cs:4", "cs:8", "cs:16", "cs:4:16", "nm:2:4", "nm:1:4", "nm:1:16", "nm:2:8")
 SPILL_LIMIT = 16  # bytes, outside the loop over K
 
@@ -101,11 +108,36 @@ def test_plans_equal_the_reference(shape: str, pattern: str, split: bool) -> Non
     for plan in random.Random(0).sample(ways, min(6, len(ways))):
         with poisoned_memory():
             out = io.Planes.empty(split, images, *conv.output_size[1:], out_order, 4.0)
-            plans.Convolution(geometry, packed, m, plan, split, "relu").launch(px, out, pr)
+            launch.Convolution(geometry, packed, m, plan, split, "relu").launch(px, out, pr)
             got = io.unpack(out)
         assert bool((out.data[..., out_order.channel < 0] == 0).all()), str(plan)
         limit = TOLERANCE["fp32" if split else "fp16"]
         assert reference.relative_error(got, expected) < limit, str(plan)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("split", [True, False], ids=["two planes", "one plane"])
+@pytest.mark.parametrize("pattern", ["", "cs:2", "cs:4", "cs:16"])
+@pytest.mark.parametrize("shapes", PAIRS, ids=str)
+def test_pairs_equal_the_reference(
+    shapes: tuple[tuple[int, ...], ...], pattern: str, split: bool
+) -> None:
+    both = [make(shape, pattern, "relu" if i else "none")[0] for i, shape in enumerate(shapes)]
+    images, order = shapes[0][0], layers.grouping(both[0]).order(shapes[0][1])
+    out_orders = [Order(conv.weight.shape[0], 2) for conv in both]
+    prepared = [
+        prepare(layers.kernelize(conv, images, o.stored), split, order, o, (8.0, 4.0), "cuda")
+        for conv, o in zip(both, out_orders, strict=True)
+    ]
+    pair = Pair((prepared[0], prepared[1]))
+    x = inputs(both[0], "fp32", images)[0]
+    packed = io.pack(x, split, order, 8.0)
+    for name in [*random.Random(0).sample(sorted(pair.ways), min(6, len(pair.ways))), APART]:
+        with poisoned_memory():
+            outs = [io.unpack(out) for out in pair.launch(name, packed)]
+        for conv, got in zip(both, outs, strict=True):
+            error = reference.relative_error(got, reference.convolution(conv, x))
+            assert error < TOLERANCE["fp32" if split else "fp16"], name
 
 
 @pytest.mark.gpu
@@ -251,6 +283,6 @@ def test_kernels_compile_for_hopper_without_spills(mode: int, tmp_path: Path) ->
     ways = plans.candidates(geometry, order, mode, True)
     widest = {plan.tile.blocks: plan for plan in ways}  # one of each register limit
     for plan in widest.values():
-        options = plans.kernel_options(plan, True, mode, False)
+        options = launch.kernel_options(plan, True, mode, False)
         found = compiled("latency/conv.cu", options, HOPPER, tmp_path)
         assert found.spilled <= SPILL_LIMIT, f"{plan}: {found.log}"

@@ -28,6 +28,9 @@ COMPILED_IN = {
         "backends/vector/test_backend.py",
     ),
     "latency/conv.cu": "gpu/test_cs_latency.py",
+    **dict.fromkeys(
+        (f"latency/{name}.cu" for name in ("head", "stem")), "gpu/test_cs_latency_ends.py"
+    ),
     "training/sr_ste.cu": "kernels/test_sr_ste.py",
     **dict.fromkeys(
         (f"wgmma/{name}.cu" for name in ("conv", "halo", "io", "stem", "stem_pool")),

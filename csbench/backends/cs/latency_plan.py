@@ -12,10 +12,12 @@ from torch import Tensor
 from csbench.backends.cs.latency_layer import Kernelized
 from csbench.errors import BackendError
 from csbench.kernels import nvrtc, search
-from csbench.kernels.latency import io
+from csbench.kernels.latency import io, launch
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.pack import Order, Packed, pack_weights
+
+ALTERNATIVES = 5  # of the plans that are fast alone, tried again in a network
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +30,13 @@ class Prepared:
     out_order: Order | None  # None: a float tensor with channels as they come
     split: bool
     out_scale: float
-    made: dict[str, plans.Convolution] = field(default_factory=dict)
+    made: dict[str, launch.Convolution] = field(default_factory=dict)
 
-    def convolution(self, name: str) -> plans.Convolution:
+    def convolution(self, name: str) -> launch.Convolution:
         """The layer under the plan of that name."""
         if name not in self.made:
             layer = self.layer
-            self.made[name] = plans.Convolution(
+            self.made[name] = launch.Convolution(
                 layer.shape, self.packed, layer.m, self.ways[name], self.split,
                 layer.conv.activation, self.out_order is None,
             )  # fmt: skip
@@ -77,17 +79,28 @@ class Prepared:
     def ranked(self) -> list[str]:
         """The plans from fast to slow, each timed alone on random activations; remembered."""
         s = self.layer.shape
-        x, residual = self._random(s.height, s.width, self.order), None
+        x, residual = self.random_input(), None
         if self._adds and self.out_order is not None:
             residual = self._random(s.out_height, s.out_width, self.out_order)
         runs = {name: partial(self._once, name, x, residual) for name in self.ways}
         plain = self.out_order is None
         jobs = [
-            ("latency/conv.cu", plans.kernel_options(plan, self.split, self.layer.m, plain))
+            ("latency/conv.cu", launch.kernel_options(plan, self.split, self.layer.m, plain))
             for plan in self.ways.values()
         ]
         key = ("cs latency", nvrtc.digest("latency/conv.cu"), *self.signature)
         return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
+
+    def alternatives(self) -> list[str]:
+        """The plans worth trying in a network: the fastest alone, and the fastest of each number
+        of threads, for between other kernels more threads wait better than alone."""
+        names = self.ranked()
+        fastest = {self.ways[name].tile.threads: name for name in reversed(names)}
+        return [n for i, n in enumerate(names) if i < ALTERNATIVES or n in fastest.values()]
+
+    def random_input(self) -> Planes:
+        """Activations to time plans on."""
+        return self._random(self.layer.shape.height, self.layer.shape.width, self.order)
 
     def _once(self, name: str, x: Planes, residual: Planes | None) -> None:
         self.convolution(name).launch(x, self.output(), residual)

@@ -21,7 +21,8 @@
 // Weights and pixels arrive by the bulk copy engine; weights before the previous kernel has ended.
 // Compile with -DSPLIT=0|1 -DMODE=0|1|2, the tile shape -DMT -DNT -DWM -DWN -DWK (m16 and n8 tiles
 // of a warp; warps along rows, pixels, K), -DBLOCKS (resident in one multiprocessor, at least),
-// -DCLUSTERED=0|1 (K cut over a cluster) and -DFLOAT_OUT=0|1 (a float tensor instead of planes).
+// -DCLUSTERED=0|1 (K cut over a cluster), -DFLOAT_OUT=0|1 (a float tensor instead of planes) and
+// -DPAIRED=0|1 (two layers in one launch).
 // At batch 1 a block runs its code once, so short code matters more than fast loops.
 
 typedef unsigned int u32;
@@ -41,7 +42,9 @@ struct Conv {
     long long out_plane;              // halves between the planes of the output and the residual
     float out_scale, residual_scale;  // of the output's halves; undoes that of the residual
     int rows;                         // output channels, padding included
+    int row_blocks;                   // blocks of rows, times those of a cluster
     int pixels, out_width, tiles;     // pixels of one image's output, tiles of them
+    int span;                         // pixels of a tile: all it has room for, or whole rows
     int taps_h, taps_w, dilation_h, dilation_w, stride, pad_y, pad_x;
     int cut;                          // a tile lies within one row of output pixels
     int columns, halo;                // of the input tile: pixels in a row and in all
@@ -51,6 +54,13 @@ struct Conv {
     int cluster_log, share, inverse;  // pixels that each block of a cluster finishes; 65536 / share
     int receive;                      // byte offset of the sums from other blocks
     int activation;                   // 0 none, 1 relu, 2 relu6
+};
+
+// One layer, or two of which neither reads the other, whose blocks share the machine.
+struct Launch {
+    TensorMap map[1 + PAIRED];
+    Conv conv[1 + PAIRED];
+    int blocks;  // of the first
 };
 
 constexpr int BM = WM * MT * 16, BN = WN * NT * 8, THREADS = WM * WN * WK * 32;
@@ -190,12 +200,13 @@ struct Tile {
     int groups;
 };
 
-__device__ __forceinline__ Tile make_tile(const Conv& c) {
+__device__ __forceinline__ Tile make_tile(const Conv& c, int block) {
     Tile t;
-    t.row_block = CLUSTERED ? blockIdx.x >> c.cluster_log : blockIdx.x;
-    t.image = blockIdx.y / c.tiles;
-    t.first = (blockIdx.y - t.image * c.tiles) * BN;
-    t.count = min(BN, c.pixels - t.first);
+    const int tile = block / c.row_blocks, row_block = block - tile * c.row_blocks;
+    t.row_block = CLUSTERED ? row_block >> c.cluster_log : row_block;
+    t.image = tile / c.tiles;
+    t.first = (tile - t.image * c.tiles) * c.span;
+    t.count = min(c.span, c.pixels - t.first);
     t.first_y = t.first / c.out_width;
     t.taps = c.taps_h * c.taps_w;
     t.units = t.taps << max(0, c.chunk_log - c.run_log);
@@ -356,7 +367,7 @@ __device__ __forceinline__ void find_pixels(const Conv& c, const Tile& t, int wn
 #pragma unroll
     for (int n = 0; n < NT; ++n) {
         const int local = (wn * NT + n) * 8 + (threadIdx.x & 7);
-        const int p = min(t.first + local, c.pixels - 1), y = p / c.out_width;
+        const int p = t.first + min(local, t.count - 1), y = p / c.out_width;
         const int x = p - (c.cut ? t.first : y * c.out_width);
         pixel[n] = ((c.cut ? 0 : y - t.first_y) * c.columns + x) * c.grid_stride;
     }
@@ -463,11 +474,14 @@ __device__ __forceinline__ void reduce(const Conv& c, const Tile& t, float* red,
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    conv(const __grid_constant__ Conv c, const __grid_constant__ TensorMap map) {
+    conv(const __grid_constant__ Launch launch) {
+    const int second = PAIRED && blockIdx.x >= launch.blocks;
+    const Conv& c = launch.conv[second];
+    const TensorMap* map = &launch.map[second];
     extern __shared__ __align__(1024) unsigned char memory[];
     __shared__ __align__(8) u64 barriers[4];  // a stage each, and the sums from other blocks
     const u32 rank = cluster_rank(), cluster = CLUSTERED ? 1 << c.cluster_log : 1;
-    const Tile t = make_tile(c);
+    const Tile t = make_tile(c, blockIdx.x - (second ? launch.blocks : 0));
     const u32 base = shared_address(memory), ready = shared_address(barriers);
     const u32 weight_room = (t.weight_bytes + 1023) & ~1023, received = ready + 24;
 
@@ -496,7 +510,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         asm volatile("griddepcontrol.wait;" ::: "memory");
 #pragma unroll 1
         for (int i = 0; i < min(mine, c.stages); ++i)
-            fetch_pixels(c, t, &map, rank + i * cluster, base + i * t.stage_bytes + weight_room,
+            fetch_pixels(c, t, map, rank + i * cluster, base + i * t.stage_bytes + weight_room,
                          ready + i * 8);
         asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     }
@@ -512,7 +526,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             if (threadIdx.x == 0) fetch_weights(c, t, chunk, at, ready + stage * 8);
             __syncthreads();  // the barrier must expect bytes before they come
             if (threadIdx.x % 32 == 0)
-                fetch_pixels(c, t, &map, chunk, at + weight_room, ready + stage * 8);
+                fetch_pixels(c, t, map, chunk, at + weight_room, ready + stage * 8);
             __syncwarp();
         }
         walk = start_walk(c, t, rank + (i + 1) * cluster, wk);

@@ -104,7 +104,7 @@ __device__ __forceinline__ void window_max(const Pool& p, float (&best)[4], int 
     for (int i = 0; i < WY * WX; ++i)
 #pragma unroll
         for (int k = 0; k < 4; ++k)
-            if (!(v[i][k] <= best[k])) best[k] = v[i][k];  // NaN wins, as in torch
+            asm("max.NaN.f32 %0, %0, %1;" : "+f"(best[k]) : "f"(v[i][k]));  // NaN wins, as in torch
 }
 
 extern "C" __global__ void __launch_bounds__(128) max_pool(const __grid_constant__ Pool p) {

@@ -125,21 +125,29 @@ def pack_weights(
     subnormal half; `x_scale` is what the input's halves were multiplied by.
     """
     order = order or Order(weight.shape[1], m)
-    if out_order is not None:
-        weight, bias = _take(weight, out_order.channel), _take(bias, out_order.channel)
-    peak = weight.abs().flatten(1).amax(1)
-    exponent = torch.where(peak > 0, torch.floor(torch.log2(peak)), torch.zeros_like(peak))
-    scale = torch.exp2(exponent) / _PEAK
+    weight, scale, bias = normalised(weight, bias, out_order)
     m16 = -(-len(weight) // 16)
-    scaled = pad(weight / scale.view(-1, 1, 1, 1), (0, 0) * 3 + (0, m16 * 16 - len(weight)))
+    scaled = pad(weight, (0, 0) * 3 + (0, m16 * 16 - len(weight)))
     rows = _take(scaled.flatten(2).permute(1, 0, 2), order.channel)  # [places, rows, taps]
     rows = rows.permute(1, 2, 0).reshape(m16, 2, 8, rows.shape[2], order.sets, -1)
     if m <= 2:
         records = _dense(rows, split) if m == 1 else _two_of_four(rows, split)
     else:
         records = _one_of_many(rows, order.places, split)
-    scale, bias = (_padded(t.float()).to(device) for t in (scale / x_scale, bias))
+    scale, bias = (padded(t.float()).to(device) for t in (scale / x_scale, bias))
     return Packed(order, records, scale, bias)
+
+
+def normalised(
+    weight: Tensor, bias: Tensor, out_order: Order | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows in the order of the output, divided by a power of two each; that, and the biases."""
+    if out_order is not None:
+        weight, bias = _take(weight, out_order.channel), _take(bias, out_order.channel)
+    peak = weight.abs().flatten(1).amax(1)
+    exponent = torch.where(peak > 0, torch.floor(torch.log2(peak)), torch.zeros_like(peak))
+    scale = torch.exp2(exponent) / _PEAK
+    return weight / scale.view(-1, 1, 1, 1), scale, bias
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
@@ -155,7 +163,7 @@ def _dense(rows: Tensor, split: bool) -> Tensor:
     steps = sets * places // STEP
     # [m16, row half, row, taps, steps, k16, k half, column pair, 2]
     words = rows.reshape(m16, 2, 8, taps, steps, 2, 2, 4, 2)
-    planes = _planes(words, split)  # a leading dimension
+    planes = as_planes(words, split)  # a leading dimension
     # [steps, taps, m16, plane, k16, (row, pair) = lane, k half, row half, 2]
     return _bytes(planes.permute(5, 4, 1, 0, 6, 3, 8, 7, 2, 9), steps * taps, m16)
 
@@ -165,7 +173,7 @@ def _two_of_four(rows: Tensor, split: bool) -> Tensor:
     m16, _, _, taps, sets, _ = rows.shape
     fours = rows.reshape(m16, 2, 8, taps, sets, 2, 4, 4)
     both = positions(fours)
-    planes = _planes(fours.gather(-1, both), split)
+    planes = as_planes(fours.gather(-1, both), split)
     # [plane, m16, row half, row, taps, sets, k half, four, 2]
     values = _bytes(planes.permute(5, 4, 1, 0, 3, 7, 6, 2, 8), sets * taps, m16)
     return torch.cat([values, _metadata(both)], -1)
@@ -190,7 +198,8 @@ def _one_of_many(rows: Tensor, places: int, split: bool) -> Tensor:
     kept = flat.gather(-2, which.unsqueeze(-2)).squeeze(-2)
     kept, which = (t.repeat(*[1] * (t.dim() - 1), repeats) for t in (kept, which))
     columns = (*kept.shape[:-1], 4, 2)
-    planes = _planes(kept.reshape(columns), split)  # [plane, m16, row half, row, taps, sets, 4, 2]
+    # [plane, m16, row half, row, taps, sets, 4, 2]
+    planes = as_planes(kept.reshape(columns), split)
     values = _bytes(planes.permute(5, 4, 1, 3, 6, 0, 2, 7), sets * taps, m16)
     choice = (which // 2).to(torch.uint8).reshape(columns).permute(4, 3, 0, 2, 5, 1, 6)
     # Each four holds one of its lower and one of its upper pair.
@@ -211,7 +220,8 @@ def _metadata(both: Tensor) -> Tensor:
     return _bytes(parts, words.shape[0] * words.shape[1], words.shape[2])
 
 
-def _planes(values: Tensor, split: bool) -> Tensor:
+def as_planes(values: Tensor, split: bool) -> Tensor:
+    """Halves, and with `split` what they round away, along a new first dimension."""
     hi = values.half()
     return torch.stack([hi, (values - hi.float()).half()] if split else [hi])
 
@@ -220,6 +230,7 @@ def _bytes(parts: Tensor, units: int, m16: int) -> Tensor:
     return parts.contiguous().view(torch.uint8).reshape(units, m16, -1)
 
 
-def _padded(rows: Tensor) -> Tensor:
+def padded(rows: Tensor) -> Tensor:
+    """Scales or biases, readable as far as the widest tile reaches."""
     size = -(-len(rows) // ROW_PADDING) * ROW_PADDING
     return pad(rows, (0, size - len(rows))).contiguous()

@@ -1,21 +1,13 @@
-"""Tiles, shared memory and launches of latency/conv.cu."""
+"""Tiles and shared memory of latency/conv.cu: the ways to run a layer."""
 
 from __future__ import annotations
 
-import ctypes
-from ctypes import c_float, c_int, c_longlong, c_void_p
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from torch import Tensor
-
-from csbench.kernels import maps, nvrtc
-from csbench.kernels.latency.io import Planes
-from csbench.kernels.latency.pack import STEP, Order, Packed
-from csbench.kernels.maps import TensorMap
+from csbench.kernels.latency.pack import STEP, Order
 
 SHARED_LIMIT = 226 * 1024
-_ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 _BOX = 256  # pixels along one side that the copy engine fetches at a time
 
 
@@ -95,6 +87,7 @@ class Plan:
     chunk_log: int
     chunks: int
     stages: int
+    span: int  # output pixels of a tile: whole rows where neighbours are read
     box: tuple[int, int]  # rows and columns of the input tile
     receive: int
     shared: int
@@ -103,7 +96,7 @@ class Plan:
     def __str__(self) -> str:
         t = self.tile
         return (
-            f"{t.rows}x{t.pixels} warps {t.wm}x{t.wn}x{t.wk} K/{self.cluster} "
+            f"{t.rows}x{self.span} warps {t.wm}x{t.wn}x{t.wk} K/{self.cluster} "
             f"chunks of {32 << self.chunk_log} x{self.stages}"
         )
 
@@ -113,10 +106,11 @@ def make_plan(
 ) -> Plan | None:
     """The plan with these choices; None where it cannot be launched."""
     s, planes = shape.flat(), 2 if split else 1
-    box = input_tile(s, tile.pixels)
+    span = tile_span(s, tile.pixels)
+    box = input_tile(s, span)
     sets, run = order.sets_for(m)
     chunks = -(-sets * run >> chunk_log)
-    if chunks < cluster or max(_fetched(s, box)) > _BOX:
+    if chunks < cluster or max(fetched(s, box)) > _BOX:
         return None
     units = s.taps[0] * s.taps[1] * max(1, (1 << chunk_log) // run)
     weights = _up(units * tile.rows // 16 * record_bytes(m, split))
@@ -127,18 +121,32 @@ def make_plan(
         stages -= 1
     receive = _up(max(stages * stage, tile.wk * tile.pixels * (tile.rows + 4) * 4))
     # Sums from the cluster's blocks: each hands over its part of this block's pixels.
-    handed = cluster * -(-tile.pixels // cluster) * tile.rows * 4 if cluster > 1 else 0
+    handed = cluster * -(-span // cluster) * tile.rows * 4 if cluster > 1 else 0
     if receive + handed > SHARED_LIMIT:
         return None
-    tiles = s.images * -(-s.out_height * s.out_width // tile.pixels)
+    tiles = s.images * -(-s.out_height * s.out_width // span)
     grid = (cluster * -(-s.rows // tile.rows), tiles)
-    return Plan(tile, cluster, chunk_log, chunks, stages, box, receive, receive + handed, grid)
+    shared = receive + handed
+    return Plan(tile, cluster, chunk_log, chunks, stages, span, box, receive, shared, grid)
 
 
 def record_bytes(m: int, split: bool) -> int:
     """Bytes of the weights of 16 rows in one (set, tap) unit: values, choices, metadata."""
     values = (2 if split else 1) * (8 if m == 1 else 4 if m == 2 else 2) * 128
     return values + (0 if m == 1 else 64 if m == 2 else 160)
+
+
+def tile_span(s: Shape, pixels: int) -> int:
+    """Output pixels of a tile that has room for `pixels`.
+
+    A tile is fetched as whole rows of pixels: it needs fewest where it is made of whole rows, or
+    of equal parts of one.
+    """
+    rows, width = pixels // s.out_width, s.out_width
+    if s.out_height == 1:
+        return pixels
+    span = rows * width or max(n for n in range(1, pixels + 1) if width % n == 0)
+    return span if 4 * span >= 3 * pixels else pixels
 
 
 def input_tile(s: Shape, pixels: int) -> tuple[int, int]:
@@ -158,7 +166,7 @@ def is_cut(s: Shape, pixels: int) -> bool:
     return s.out_height == 1 or s.out_width % pixels == 0
 
 
-def _fetched(s: Shape, box: tuple[int, int]) -> tuple[int, int]:
+def fetched(s: Shape, box: tuple[int, int]) -> tuple[int, int]:
     """What the copy engine walks over for a tile: it skips pixels itself where none is shared."""
     step = s.stride if s.point else 1
     return (box[0] - 1) * step + 1, (box[1] - 1) * step + 1
@@ -183,93 +191,3 @@ def candidates(shape: Shape, order: Order, m: int, split: bool) -> list[Plan]:
     blocks = [p.grid[0] * p.grid[1] for p in plans]
     enough = min(100, max(blocks, default=0) // 2)
     return [p for p, n in zip(plans, blocks, strict=True) if enough <= n <= 1200]
-
-
-class _Conv(ctypes.Structure):
-    """struct Conv of latency/conv.cu, field by field."""
-
-    _fields_ = [
-        *((name, c_void_p) for name in ("weights", "scale", "bias", "residual", "out")),
-        ("out_plane", c_longlong), ("out_scale", c_float), ("residual_scale", c_float),
-        *((name, c_int) for name in (
-            "rows", "pixels", "out_width", "tiles", "taps_h", "taps_w",
-            "dilation_h", "dilation_w", "stride", "pad_y", "pad_x", "cut", "columns", "halo",
-            "grid_stride", "sets", "run_log", "sub_shift", "chunks", "chunk_log", "stages",
-            "cluster_log", "share", "inverse", "receive", "activation",
-        )),
-    ]  # fmt: skip
-
-
-class Convolution:
-    """One layer under one plan, ready to launch on planes of its input's order."""
-
-    def __init__(
-        self, shape: Shape, packed: Packed, m: int, plan: Plan, split: bool, activation: str,
-        out_float: bool = False,
-    ) -> None:  # fmt: skip
-        self.plan, self.shape = plan, shape.flat()
-        self.weights = packed.blocked(plan.tile.rows)
-        self.scale, self.bias = packed.scale, packed.bias
-        s, order = self.shape, packed.order
-        sets, run = order.sets_for(m)
-        sub = order.places.bit_length() - 1 if m > 2 else 3
-        pixels, share = s.out_height * s.out_width, -(-plan.tile.pixels // plan.cluster)
-        self._arguments = _Conv(
-            weights=self.weights.data_ptr(), scale=self.scale.data_ptr(),
-            bias=self.bias.data_ptr(), out_plane=s.images * pixels * s.rows,
-            rows=s.rows, pixels=pixels, out_width=s.out_width,
-            tiles=-(-pixels // plan.tile.pixels), taps_h=s.taps[0], taps_w=s.taps[1],
-            dilation_h=s.dilation[0], dilation_w=s.dilation[1], stride=s.stride,
-            pad_y=s.padding[0], pad_x=s.padding[1],
-            cut=int(is_cut(s, plan.tile.pixels)), columns=plan.box[1],
-            halo=plan.box[0] * plan.box[1], grid_stride=1 if s.point else s.stride,
-            sets=sets, run_log=run.bit_length() - 1, sub_shift=min(3, sub),
-            chunks=plan.chunks, chunk_log=plan.chunk_log, stages=plan.stages,
-            cluster_log=plan.cluster.bit_length() - 1, share=share, inverse=65536 // share + 1,
-            receive=plan.receive, activation=_ACTIVATIONS[activation],
-        )  # fmt: skip
-        options = kernel_options(plan, split, m, out_float)
-        module = nvrtc.load("latency/conv.cu", options=options)
-        self._kernel = module.kernel("conv").prepare(shared=plan.shared)
-
-    @property
-    def bytes(self) -> int:
-        """Weights as stored for this plan, with scales and biases."""
-        return sum(t.numel() * t.element_size() for t in (self.weights, self.scale, self.bias))
-
-    def launch(self, x: Planes, out: Planes | Tensor, residual: Planes | None = None) -> None:
-        """Queue the layer on torch's current stream; `out` is a float NHWC tensor if asked for."""
-        a = self._arguments
-        if isinstance(out, Planes):
-            a.out, a.out_scale = out.data.data_ptr(), out.scale
-        else:
-            a.out = out.data_ptr()
-        a.residual = None
-        if residual is not None:
-            a.residual, a.residual_scale = residual.data.data_ptr(), 1 / residual.scale
-        plan = self.plan
-        self._kernel.launch(
-            plan.grid, plan.tile.threads, [a, self._map(x)], shared=plan.shared,
-            cluster=plan.cluster if plan.cluster > 1 else None, overlap=True,
-        )  # fmt: skip
-
-    def _map(self, x: Planes) -> TensorMap:
-        """How the copy engine sees x: (channel, column, row, image, plane), boxes of one tile."""
-        s, stored = self.shape, x.order.stored
-        row, step = s.width * stored, s.stride if s.point else 1
-        rows, columns = _fetched(s, self.plan.box)
-        channels = 64 if self.plan.chunk_log else 32
-        return maps.tiled(
-            x.data, (stored, s.width, s.height, s.images, x.data.shape[0]),
-            (stored, row, row * s.height, row * s.height * s.images),
-            (channels, columns, rows, 1, 1), step=(1, step, step, 1, 1), swizzle=2 * channels,
-        )  # fmt: skip
-
-
-def kernel_options(plan: Plan, split: bool, m: int, out_float: bool) -> tuple[str, ...]:
-    """The -D options of latency/conv.cu."""
-    names = ("MT", "NT", "WM", "WN", "WK", "BLOCKS")
-    options = dict(zip(names, plan.tile, strict=True))
-    options |= {"SPLIT": split, "MODE": min(m, 3) - 1}
-    options |= {"CLUSTERED": plan.cluster > 1, "FLOAT_OUT": out_float}
-    return tuple(f"-D{name}={int(value)}" for name, value in options.items())

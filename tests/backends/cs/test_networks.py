@@ -107,7 +107,7 @@ def test_a_network_with_a_layer_for_neither_is_left_to_others(kernels: str) -> N
 def test_a_value_is_converted_once_for_all_that_read_it(
     kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four values that torch makes, one of them read twice; and the image, but for wgmma's stem."""
+    """Four values that torch makes, one of them read twice; stems read the image itself."""
     module: Any = {"latency": latency_meaning.io, "throughput": wgmma_meaning.launch}[kernels]
     packed: list[torch.Size] = []
     pack = module.pack
@@ -120,7 +120,7 @@ def test_a_value_is_converted_once_for_all_that_read_it(
     lowered = NETWORKS[kernels].lower_network(nets.program(""), nets.case("fp32", 2))
     packed.clear()
     lowered(torch.randn(2, *nets.IMAGE))
-    assert len(packed) == {"latency": 5, "throughput": 4}[kernels]
+    assert len(packed) == 4
 
 
 def test_the_stem_takes_its_pooling_along() -> None:
@@ -128,6 +128,39 @@ def test_the_stem_takes_its_pooling_along() -> None:
     assert lowered is not None
     assert lowered.layers[0].algorithm == "wgmma, max pooling within"
     assert lowered.layers[0].reason == "the first layer"
+
+
+class Ends(nn.Module):
+    """What the latency kernels' stem and head take along, around a projected residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 40, 7, stride=2, padding=3)
+        self.pool, self.mean = nn.MaxPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(1)
+        self.inner, self.outer = nn.Conv2d(40, 64, 3, padding=1), nn.Conv2d(64, 64, 1)
+        self.project, self.last = nn.Conv2d(40, 64, 1), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(torch.relu(self.stem(x)))
+        y = self.outer(torch.relu(self.inner(x)))
+        y = torch.relu(y + self.project(x))
+        return self.last(torch.flatten(self.mean(y), 1))
+
+
+@pytest.mark.parametrize("dtype", LIMIT)
+@pytest.mark.parametrize("pattern", ["", "cs:4"])
+def test_few_launches_at_small_batch(pattern: str, dtype: str) -> None:
+    """Poolings run within the stem and the head, and layers that read one value start together."""
+    program = nets.program(pattern, Ends())
+    assert error(program, "latency", dtype) < LIMIT[dtype]
+    lowered = latency_network.lower_network(program, nets.case(dtype, 2))
+    assert lowered is not None
+    ran = {layer.name: str(layer.algorithm) for layer in lowered.layers}
+    assert ran["stem"] == "latency stem, max pooling within"
+    assert ran["last"] == "latency head, mean within"
+    assert ran["inner"].endswith("in one launch with project")
+    assert ran["project"].endswith("in one launch with inner")
+    assert "launch" not in ran["outer"]
 
 
 def layer(pattern: str, activation: Activation, size: float) -> tuple[Conv, list[torch.Tensor]]:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from csbench.backends.cs import latency_plan
 from csbench.kernels import search
-from csbench.kernels.latency import io
+from csbench.kernels.latency import io, launch
 from csbench.kernels.latency import plan as plans
+from csbench.kernels.latency.head import Head
 from csbench.kernels.latency.io import Planes, Window
 from csbench.kernels.latency.pack import Order, Packed
+from csbench.kernels.latency.stem import Stem
 
 LANE = torch.arange(32)
 ROW, COLUMN = LANE // 4, LANE % 4  # of a lane in a fragment
@@ -136,7 +138,7 @@ def mean_pool(x: Planes) -> Planes:
 
 
 class Convolution:
-    """plans.Convolution: a layer under one plan, from its packed records."""
+    """launch.Convolution: a layer under one plan, from its packed records."""
 
     def __init__(
         self, shape: plans.Shape, packed: Packed, m: int, plan: plans.Plan, split: bool,
@@ -165,10 +167,54 @@ class Convolution:
             out.data.copy_(planes(y, out.split, out.order, out.scale).data)
 
 
+def launch_pair(
+    first: Convolution, second: Convolution, x: Planes, outs: tuple[Planes, Planes]
+) -> None:
+    """launch.launch_pair."""
+    assert first.plan.tile == second.plan.tile and first.plan.cluster == second.plan.cluster == 1
+    first.launch(x, outs[0])
+    second.launch(x, outs[1])
+
+
+def run_stem(self: Stem, x: Tensor) -> Planes:
+    """Stem.__call__: fragments are read as their lanes read them."""
+    conv = self.conv
+    cin, kh, kw = conv.weight.shape[1:]
+    halves = self.weights.view(torch.half).double().sum(-3)  # [64 rows, step, m16, lane, 8]
+    blocks, steps = halves.shape[:2]
+    k = torch.zeros(blocks, 4, 16, steps * 16, dtype=torch.float64)
+    for register in range(4):
+        for i in range(2):
+            row, column = ROW + 8 * (register % 2), 2 * COLUMN + i + 8 * (register // 2)
+            for step in range(steps):
+                k[:, :, row, step * 16 + column] = halves[:, step, :, :, 2 * register + i]
+    run = -(-kw * cin // 8) * 8
+    rows = k.flatten(0, 2)[: self.order.stored, : kh * run].unflatten(1, (kh, run))
+    weight = rows[..., : kw * cin].unflatten(2, (kw, cin)).permute(0, 3, 1, 2)
+    scale, bias = (t[: len(weight)].double() for t in (self.scale, self.bias))
+    stored = planes(x.double(), self.split, Order(cin, 1), self.scales[0]).data.double().sum(0)
+    y = F.conv2d(stored, weight * scale[:, None, None, None], bias, 2, conv.padding)
+    if conv.activation != "none":
+        y = y.clamp(0, 6 if conv.activation == "relu6" else None)
+    y = F.max_pool2d(y, 3, 2, 1).permute(0, 2, 3, 1)
+    return planes(y, self.split, self.order, self.scales[1])
+
+
+def run_head(self: Head, x: Planes, dtype: torch.dtype) -> Tensor:
+    """Head.__call__."""
+    rows = self.weights.double().transpose(1, 2).flatten(2).flatten(0, 1)[: self.rows]
+    weight = rows * self.scale[: self.rows, None].double()
+    y = x.data.double().sum(0).mean((1, 2)) @ weight.T + self.bias[: self.rows].double()
+    return y.to(dtype)[:, :, None, None]
+
+
 def install(patch: pytest.MonkeyPatch) -> None:
     """The latency kernels run on a CPU, and the first plan of every layer is taken."""
     for function in (pack, unpack, max_pool, mean_pool):
         patch.setattr(io, function.__name__, function)
-    patch.setattr(plans, "Convolution", Convolution)
+    patch.setattr(launch, "Convolution", Convolution)
+    patch.setattr(launch, "launch_pair", launch_pair)
+    patch.setattr(Stem, "__call__", run_stem)
+    patch.setattr(Head, "__call__", run_head)
     patch.setattr(latency_plan.search, "ranking", lambda runs, *_: sorted(runs))
     patch.setattr(search, "in_context", lambda *_: None)
