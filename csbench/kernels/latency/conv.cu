@@ -420,23 +420,22 @@ __device__ __forceinline__ void finish(const Conv& c, long long pixel, int row, 
 }
 
 // Sum over the block's and the cluster's parts of K, and everything after the sum. Each pixel
-// belongs to one block of the cluster, which is sent the others' sums.
+// belongs to one block of the cluster, which is sent the others' sums. `hi` and `lo` are the residual
+// of the thread's first pixel.
 __device__ __forceinline__ void reduce(const Conv& c, const Tile& t, float* red, u32 received,
-                                       u32 rank) {
+                                       u32 rank, float4 scale, float4 bias, uint2 hi,
+                                       uint2 lo) {
     const int quad = threadIdx.x % QUADS, line = threadIdx.x / QUADS;
     const int row = t.row_block * BM + quad * 4;
     const int begin = CLUSTERED ? rank * c.share : 0;
     const int end = CLUSTERED ? min(begin + c.share, t.count) : t.count;
     const long long image = (long long)t.image * c.pixels + t.first;
-    const float4 scale = *(const float4*)(c.scale + row), bias = *(const float4*)(c.bias + row);
-    uint2 hi = make_uint2(0, 0), lo = hi;  // of the residual, fetched ahead of need
     const auto fetch_residual = [&](int p) {
         if (c.residual == nullptr || row >= c.rows || p >= end) return;
         const u16* from = c.residual + (image + p) * c.rows + row;
         hi = *(const uint2*)from;
         if (SPLIT) lo = *(const uint2*)(from + c.out_plane);
     };
-    fetch_residual(begin + line);
     __syncthreads();
     const auto block_sum = [&](int p) {
         const float4* first = (const float4*)(red + p * RED_PITCH + quad * 4);
@@ -487,6 +486,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 
     // This block's chunks are rank, rank + cluster, ...; weights do not depend on the predecessor.
     const int mine = (c.chunks - rank + cluster - 1) >> (CLUSTERED ? c.cluster_log : 0);
+    // Its descriptor, scales and biases neither; on their way before the wait they cost no latency.
+    if (threadIdx.x == 32) asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+    const int my_row = t.row_block * BM + threadIdx.x % QUADS * 4;
+    const float4 scale = *(const float4*)(c.scale + my_row);
+    const float4 bias = *(const float4*)(c.bias + my_row);
     if (threadIdx.x == 0) {
         for (int i = 0; i < 4; ++i) barrier_init(ready + i * 8);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -506,6 +510,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     Walk walk = start_walk(c, t, rank, wk);
     float sum[MT][NT][4] = {};
     __syncthreads();
+    uint2 hi = make_uint2(0, 0), lo = hi;
     if (threadIdx.x % 32 == 0) {
         asm volatile("griddepcontrol.wait;" ::: "memory");
 #pragma unroll 1
@@ -515,6 +520,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     }
     __syncwarp();
+    if (c.residual) {
+        asm volatile("griddepcontrol.wait;" ::: "memory");
+        const int line = threadIdx.x / QUADS, row = t.row_block * BM + threadIdx.x % QUADS * 4;
+        const int p = (CLUSTERED ? rank * c.share : 0) + line;
+        if (row < c.rows && p < (CLUSTERED ? min((int)((rank + 1) * c.share), t.count) : t.count)) {
+            const long long pixel = (long long)t.image * c.pixels + t.first + p;
+            const u16* from = c.residual + pixel * c.rows + row;
+            hi = *(const uint2*)from;
+            if (SPLIT) lo = *(const uint2*)(from + c.out_plane);
+        }
+    }
 #pragma unroll 1
     for (int i = 0, stage = 0, phase = 0; i < mine; ++i) {
         const u32 at = base + stage * t.stage_bytes;
@@ -535,5 +551,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     __syncthreads();
     asm volatile("griddepcontrol.wait;" ::: "memory");  // also for the residual and the output
     store_sums(sum, (float*)memory, wm, wn, wk);
-    reduce(c, t, (float*)memory, received, rank);
+    reduce(c, t, (float*)memory, received, rank, scale, bias, hi, lo);
 }
