@@ -22,6 +22,11 @@ __device__ __forceinline__ int4 load_ints(u32 from) {
                : "memory");
   return v;
 }
+__device__ __forceinline__ u32 load_short(u32 from) {
+  u32 v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
+  return v;
+}
 __device__ __forceinline__ void store_ints(u32 to, int4 v) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
                "r"(v.w)

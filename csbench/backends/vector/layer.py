@@ -92,8 +92,9 @@ class Layer:
         units, boxes = self.weights.units, self.weights.total_boxes
         density = len(units.columns) / (units.count * boxes * WIDE)
         load = Load(
-            units.count, units.size, prod(self.geometry.blocks), boxes, density, self.residual
-        )
+            units.count, units.size, prod(self.geometry.blocks), boxes, density, self.residual,
+            self.geometry.swizzled, self.weights.records,
+        )  # fmt: skip
         if window := self.shape.window:
             windows = prod(self.geometry.windowed(window).blocks)
             load = load._replace(window=prod(window), windows=windows)

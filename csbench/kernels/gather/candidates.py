@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from csbench.kernels.gather.deal import STEP
-from csbench.kernels.gather.tile import Kind, Plan, Tile, plan
+from csbench.kernels.gather.tile import Kind, Packing, Plan, Tile, packing, plan
 
 # Tensor cores round sums toward zero: after so many k-steps of three products the sums leave them.
 PROMOTE = 8
@@ -21,8 +21,15 @@ class Load(NamedTuple):
     total_boxes: int
     density: float
     residual: bool
+    images: bool  # are neighbouring columns images: is the batch large
+    records: Callable[[Packing], int]  # the most of a unit in a stage
     window: int = 0  # pixels that 2 x 2 output pixels share; 0: they cannot
     windows: int = 0  # of the layer
+
+    def plan(self, kind: Kind, tile: Tile, ranks: int, boxes: int) -> Plan | None:
+        """The plan, with room for records where stages hold them."""
+        records = 0 if tile.ahead else self.records(packing(tile, boxes))
+        return plan(kind, tile, ranks, boxes, self.residual, records)
 
 
 def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
@@ -30,7 +37,7 @@ def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     found: dict[str, Plan] = {}
     for tile, ranks in _tiles(kind, load):
         for boxes in _stages(load):
-            made = _fitting(kind, tile, ranks, boxes, load.residual)
+            made = _fitting(kind, tile, ranks, boxes, load)
             if made is None:
                 continue
             blocks = ranks * -(-load.units // tile.groups)
@@ -48,22 +55,22 @@ def _windows(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     if kind.planes == 1 and load.unit == 32:  # a window for twice the rows; sixteen warps
         tiles += [Tile(32, 4, 4, 4, 1, False, 0, 1, ahead) for ahead in (1, 2)]
     for tile in tiles if load.window else ():
-        made = plan(kind, tile._replace(shared=True), 1, load.window, load.residual)
+        made = load.plan(kind, tile._replace(shared=True), 1, load.window)
         if made and -(-load.units // tile.groups) * load.windows >= processors // 2:
             found[str(made)] = made
     return found
 
 
-def _fitting(kind: Kind, tile: Tile, ranks: int, boxes: int, residual: bool) -> Plan | None:
+def _fitting(kind: Kind, tile: Tile, ranks: int, boxes: int, load: Load) -> Plan | None:
     """The plan with stages of so many boxes, or of as many as leave room for two."""
-    made = plan(kind, tile, ranks, boxes, residual)
-    return made if made or boxes == 1 else _fitting(kind, tile, ranks, boxes // 2, residual)
+    made = load.plan(kind, tile, ranks, boxes)
+    return made if made or boxes == 1 else _fitting(kind, tile, ranks, boxes // 2, load)
 
 
 def _smallest(kind: Kind, load: Load) -> dict[str, Plan]:
     """For a layer that fills no device: a block for every unit and 64 columns."""
     tile = Tile(load.unit, 4, 1, 1, 1, False, _promote(kind), 1, 1)
-    made = plan(kind, tile, 1, 1, load.residual)
+    made = load.plan(kind, tile, 1, 1)
     assert made is not None
     return {str(made): made}
 
@@ -105,7 +112,7 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
     m = 4 if load.unit == 32 else 8
     warps = 8 if sums * m > 16 else 16
     for groups, along in ((4, 2), (8, 1), (2, 4), (2, 2), (4, 1), (1, 4), (2, 1), (1, 1)):
-        for ahead in (1,) if kind.planes == 2 else (1, 2) if groups * along == 8 else (2,):
+        for ahead in _ahead(kind, load, groups * along):
             blocks = min(4, warps // (groups * along))
             if groups <= max(1, load.units):
                 yield Tile(load.unit, m, groups, along, 1, False, _promote(kind), blocks, ahead)
@@ -114,8 +121,15 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
             (4, 1, 8), (8, 1, 8), (4, 2, 8), (2, 2, 8), (8, 1, 4), (4, 2, 4), (2, 4, 4)
         ):  # fmt: skip
             if groups <= load.units:
-                blocks = 8 // (groups * along)
-                yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, 3)
+                blocks, ahead = 8 // (groups * along), 3 if load.images else 0
+                yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, ahead)
+
+
+def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:
+    """Records that a warp reads ahead: at small batch they come with the stages instead."""
+    if kind.planes == 2:
+        return (1,)
+    return ((1, 2) if warps == 8 else (2,)) if load.images else (0,)
 
 
 def _split(kind: Kind, load: Load, ranks: int) -> Iterator[Tile]:

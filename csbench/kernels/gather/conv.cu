@@ -12,7 +12,8 @@
 //
 // A stage is a few boxes. For each unit and stage the host packs its kept columns as records of 16
 // (one k-step): weights, and where their rows lie in the stage; the last record may hold columns of
-// the next stage too. With two planes a number is the sum of two fp16 (high, low), and a product is
+// the next stage too. A warp reads them from memory, or, at small batch, they come with a stage's
+// boxes. With two planes a number is the sum of two fp16 (high, low), and a product is
 // low*high + high*low + high*high.
 //
 // Where images are neighbours and a layer has windows of several pixels, a tile of four blocks of
@@ -27,10 +28,14 @@
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
 // tile share one), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
 // zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while one is multiplied, 1 to
-// 3).
+// 3; 0: they come with the stages).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
-#include "gather/multiply.cuh"
+#if GATHER_AHEAD
+#include "gather/fetch.cuh"
+#else
+#include "gather/walk.cuh"
+#endif
 
 // Every tile of this warp. A tile's residual is on its way while the tile before is multiplied.
 template <class Refill>
@@ -78,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
 
   if (threadIdx.x == 0) {
     for (int i = 0; i < s.slots; ++i) {
-      barrier_init(me.full(s, i), 1);
+      barrier_init(me.full(s, i), 1 + kRecordCopies);
       barrier_init(me.empty(s, i), kGroups * kWarpsAlong);
     }
     fence_barrier_init();
@@ -88,8 +93,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   let_successor_start();  // it reads its weights meanwhile; small layers leave it room
   if (warp == kWarps) {
     await_predecessor();
-    Feeder feeder(p.boxes, s, me);
-    while (feeder.feed(&high, &low, p.boxes, s, me)) continue;
+    Feeder feeder(p, s, me);
+    while (feeder.feed(&high, &low, p, s, me)) continue;
     if (s.ranks > 1) cluster_sync();
   } else {
     Reader reader(p, s, me);
@@ -103,12 +108,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
   await_predecessor();
-  Feeder feeder(p.boxes, s, me);
+  Feeder feeder(p, s, me);
   if (warp == 0)
-    for (int slot = 1; slot < s.slots; ++slot) feeder.feed(&high, &low, p.boxes, s, me);
+    for (int slot = 1; slot < s.slots; ++slot) feeder.feed(&high, &low, p, s, me);
   keep_factors(p, s, me);
   consume(p, s, me, reader, [&] {
-    if (warp == 0) feeder.feed(&high, &low, p.boxes, s, me);
+    if (warp == 0) feeder.feed(&high, &low, p, s, me);
   });
 #endif
 }

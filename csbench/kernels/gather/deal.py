@@ -54,6 +54,13 @@ def deal(unit: Tensor, stage: Tensor, row: Tensor, shape: tuple[int, int], spans
     return Dealt(order, first[home] + record, place, moved, first)
 
 
+def most_steps(unit: Tensor, stage: Tensor, shape: tuple[int, int], spans: bool) -> int:
+    """The most records of a unit in a stage."""
+    units, stages = shape
+    count = torch.bincount(unit * stages + stage, minlength=units * stages)
+    return int(_steps(count.reshape(shape), spans)[0].max())
+
+
 def _steps(count: Tensor, spans: bool) -> tuple[Tensor, Tensor]:
     """Records of every unit and stage, at least one, and columns that the stage before takes."""
     steps, taken = torch.empty_like(count), torch.zeros_like(count)

@@ -34,8 +34,9 @@ class _Shape(ctypes.Structure):
         ("blocks", _Divisor * 3), ("row_blocks", _Divisor),
         *((name, c_int * 4) for name in ("box_bits", "step", "size", "out_stride")),
         *((name, c_int) for name in (
-            "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "line", "units",
-            "tiles", "scratch", "scratch_step", "barriers", "factors", "relu",
+            "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "slot_bytes",
+            "unit_bytes", "line", "units", "tiles", "scratch", "scratch_step", "barriers",
+            "factors", "relu",
         )),
         ("residual_scale", c_float),
     ]  # fmt: skip
@@ -102,7 +103,8 @@ def _shape(
         tuple(b.bit_length() - 1 for b in g.box),
         tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
         g.out_channel, plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
-        plan.ranks, 0 if window is None else window[1], units, tiles, plan.scratch(kind),
+        plan.ranks, plan.slot_bytes(kind), plan.unit_bytes(kind),
+        0 if window is None else window[1], units, tiles, plan.scratch(kind),
         plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
         plan.factors(kind), relu, residual_scale,
     )  # fmt: skip

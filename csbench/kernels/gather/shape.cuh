@@ -17,10 +17,12 @@ constexpr int kCopied = kWindow ? 1 : kBlocks;
 constexpr int kBoxBytes = (kWindow ? 16 : 64) * 128;
 constexpr int kWeightBytes = kPlanes * kUnit * 16 * 2;
 constexpr int kRecord = kWeightBytes + 32;
+constexpr int kRecordCopies = GATHER_AHEAD ? 0 : kGroups;  // of a stage
 constexpr int kScratchPlane = kUnit * 128, kScratchHalf = kPlanes * kScratchPlane;
 
 static_assert(kM % 4 == 0, "a warp takes whole blocks of 64 columns");
 static_assert(GATHER_SPLIT || kParts == 1, "parts of K are added up only if K is split");
+static_assert(GATHER_AHEAD || (!GATHER_SPLIT && !GATHER_PROMOTE), "records of whole K, one plane");
 static_assert(!kWindow || (kBlocks == 4 && !GATHER_SPLIT && GATHER_SWIZZLED), "2 x 2 pixels");
 static_assert(!kWindow || kHalves <= 2, "a warp's columns are on one line of the window");
 
@@ -31,6 +33,7 @@ struct Shape {
   int channel, plane;                            // elements between channels, planes of the output
   int stages, boxes, total_boxes;                // boxes of a stage, and of the layer
   int slots, ranks;                              // of the ring; blocks along K
+  int slot_bytes, unit_bytes;                    // of a stage; of a unit's records in it
   int line;                                      // pixels of a line of the shared window
   int units, tiles;
   int scratch, scratch_step, barriers, factors;  // byte offsets in shared memory

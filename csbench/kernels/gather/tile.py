@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from csbench.kernels import nvrtc
+from csbench.kernels.gather.deal import STEP
 from csbench.kernels.gather.layout import WIDE
 from csbench.kernels.gather.pack import WINDOW_CHANNELS
 
@@ -24,8 +25,9 @@ class Tile(NamedTuple):
     """A block: units x warps along columns x warps along K; a warp has m tiles of 16 columns.
 
     `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor;
-    `ahead` records of a warp are on their way while one is multiplied. With a `shared` window the
-    four blocks of columns are 2 x 2 pixels, and a stage holds what they read of 16 channels.
+    `ahead` records of a warp are on their way while one is multiplied (0: stages hold them). With a
+    `shared` window the four blocks of columns are 2 x 2 pixels, and a stage holds what they read of
+    16 channels.
     """
 
     unit: int
@@ -75,7 +77,8 @@ class Packing(NamedTuple):
 class Plan(NamedTuple):
     """A tile, the blocks of a cluster that share K, and what a stage and the ring hold.
 
-    With two `buffers` a tile's residual arrives while the tile before is multiplied.
+    With two `buffers` a tile's residual arrives while the tile before is multiplied. `records` of a
+    unit have room in a stage; 0 where a warp reads them from memory.
     """
 
     tile: Tile
@@ -83,9 +86,16 @@ class Plan(NamedTuple):
     boxes: int
     slots: int
     buffers: int
+    records: int
+
+    def unit_bytes(self, kind: Kind) -> int:
+        """Of a stage, for a unit's records."""
+        return self.records * record_bytes(kind, self.tile.unit)
 
     def slot_bytes(self, kind: Kind) -> int:
-        return self.tile.copied * kind.planes * self.boxes * self.tile.box_channels * 2 * WIDE
+        t = self.tile
+        boxes = t.copied * kind.planes * self.boxes * t.box_channels * 2 * WIDE
+        return -(-(boxes + t.groups * self.unit_bytes(kind)) // 1024) * 1024
 
     def scratch(self, kind: Kind) -> int:
         """Where results lie, after stages (or sums, where K is split)."""
@@ -110,29 +120,42 @@ class Plan(NamedTuple):
 
     @property
     def packing(self) -> Packing:
-        """Where stages are dealt out, no record holds columns of two."""
-        return Packing(self.boxes, spans=not self.tile.split, shared=self.tile.shared)
+        return packing(self.tile, self.boxes)
 
     def __str__(self) -> str:
         t = self.tile
         k = f", K by {self.ranks} x {t.parts}" if t.split else ""
+        records = f"{t.ahead} ahead" if t.ahead else "with records"
         return (
             f"{t.groups * t.unit}x{t.along * t.m * 16}, {t.warps} warps{k}, "
-            f"{self.slots} stages of {'a window' if t.shared else self.boxes}, {t.ahead} ahead, "
+            f"{self.slots} stages of {'a window' if t.shared else self.boxes}, {records}, "
             f"{t.blocks} a processor"
         )
 
 
-def plan(kind: Kind, tile: Tile, ranks: int, boxes: int, residual: bool) -> Plan | None:
+def packing(tile: Tile, boxes: int) -> Packing:
+    """Where stages are dealt out, no record holds columns of two."""
+    return Packing(boxes, spans=not tile.split, shared=tile.shared)
+
+
+def record_bytes(kind: Kind, unit: int) -> int:
+    """Of a k-step of a unit: weights, and where the rows of 16 columns lie."""
+    return STEP * 2 * (kind.planes * unit + 1)
+
+
+def plan(
+    kind: Kind, tile: Tile, ranks: int, boxes: int, residual: bool, records: int
+) -> Plan | None:
     """The plan with as many stages as fit; None where it cannot be launched.
 
-    Each part of K has its own slots of the ring: no part may wait for another's.
+    `records` of a unit have room in a stage; 0 where a warp reads them from memory. Each part of K
+    has its own slots of the ring: no part may wait for another's.
     """
     if tile.copied * kind.planes * boxes > _LANES:
         return None
     buffers = 2 if residual and not tile.split else 1
     for slots in range(_MAX_SLOTS // tile.parts * tile.parts, 1, -tile.parts):
-        found = Plan(tile, ranks, boxes, slots, buffers)
+        found = Plan(tile, ranks, boxes, slots, buffers, records)
         if found.shared(kind) <= _PROCESSOR // tile.blocks - _RESERVED:
             return found
     return None

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from csbench.kernels.gather.deal import most_steps
 from csbench.kernels.gather.geometry import Geometry, Pair
-from csbench.kernels.gather.pack import Packed, Units, by_tap, by_window, pack, scaled
+from csbench.kernels.gather.pack import Packed, Stages, Units, by_tap, by_window, pack, scaled
 from csbench.kernels.gather.tile import Packing, Plan
 
 
@@ -43,6 +44,16 @@ class Weights:
         self.rows = units.rows.reshape(-1).to(device)
         self.total_boxes = len(units.boxes()[0])
         self._held: dict[Packing, Held] = {}
+        self._records: dict[Packing, int] = {}
+
+    def records(self, packing: Packing) -> int:
+        """The most records of a unit in a stage."""
+        if packing not in self._records:
+            stages = self._stages(packing)
+            self._records[packing] = most_steps(
+                self.units.unit, stages.stage, (self.units.count, stages.number), packing.spans
+            )
+        return self._records[packing]
 
     def held(self, plan: Plan) -> Held:
         """The weights as a plan reads them."""
@@ -52,16 +63,19 @@ class Weights:
         return self._held[packing]
 
     def _packed(self, packing: Packing) -> Held:
-        g, window = self.geometry, self.window if packing.shared else None
-        if window is None:
-            stages = by_tap(self.units, packing.boxes)
-        else:
-            g, stages = g.windowed(window), by_window(self.units, window)
+        g, stages = self.geometry, self._stages(packing)
+        if packing.shared and self.window is not None:
+            g = g.windowed(self.window)
         made = pack(self.units, stages, swizzled=g.swizzled, parts=self.parts, spans=packing.spans)
         return Held(
             made.records.to(self.device), made.starts.to(self.device),
             coordinates(made, g).to(self.device), made.stages, made.bytes,
         )  # fmt: skip
+
+    def _stages(self, packing: Packing) -> Stages:
+        if packing.shared and self.window is not None:
+            return by_window(self.units, self.window)
+        return by_tap(self.units, packing.boxes)
 
     def drop_all_but(self, plans: Iterable[Plan]) -> None:
         """Let go of what was packed for other plans."""

@@ -16,7 +16,7 @@ from csbench.core.pattern import parse
 from csbench.graph.program import output_hw
 from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Shape, geometry
-from csbench.kernels.gather.tile import Kind, Plan, options
+from csbench.kernels.gather.tile import Kind, Packing, Plan, options
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
@@ -60,14 +60,19 @@ def test_weights_must_keep_the_pattern_they_carry() -> None:
     assert "ovw:32" in str(gpu.why_not(broken, case("ovw")))
 
 
+def most_records(packing: Packing) -> int:
+    return 4 * packing.boxes
+
+
 LOADS = [
-    Load(units, unit, blocks, boxes, density, residual)
+    Load(units, unit, blocks, boxes, density, residual, images, most_records)
     for units, unit in ((1, 8), (5, 16), (8, 32), (64, 32))
     for blocks in (1, 49, 3136)
     for boxes, density in ((1, 1.0), (36, 0.25), (288, 0.0625))
     for residual in (False, True)
+    for images in (False, True)
 ] + [
-    Load(units, unit, 3136, 36, 0.25, residual, pixels, 784)
+    Load(units, unit, 3136, 36, 0.25, residual, True, most_records, pixels, 784)
     for units, unit in ((1, 8), (5, 16), (2, 32), (64, 32))
     for residual in (False, True)
     for pixels in (6, 16)
@@ -148,7 +153,8 @@ def test_columns_cover_the_output_once(images: int) -> None:
 
 
 SPILL_LIMIT = 64  # bytes, outside of the main loop
-LARGE, SMALL = Load(8, 32, 3136, 36, 0.5, True, 16, 784), Load(8, 32, 4, 36, 0.25, True)
+LARGE = Load(8, 32, 3136, 36, 0.5, True, True, most_records, 16, 784)
+SMALL = Load(8, 32, 4, 36, 0.25, True, False, most_records)
 TILES = [
     (kind, plan.tile)
     for kind in KINDS[:2]

@@ -19,7 +19,7 @@ from csbench.graph import reference
 from csbench.graph.program import Conv
 from csbench.kernels import search
 from csbench.kernels.gather import io
-from csbench.kernels.gather.tile import Tile, plan
+from csbench.kernels.gather.tile import Tile, packing, plan
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.host import host
 
@@ -63,10 +63,15 @@ CASES = [
     (48, layer(17, 40, (3, 5), kernel=2, padding=0, residual=True), "ovw:32@50%", "fp16",
      WHOLE(32, 4, 2, 4, promote=0, ahead=2, shared=True), 1, 9),
     (17, layer(64, 70, (3, 3), kernel=3, residual=True), "ovw:32@75%", "fp16",
-     WHOLE(32, 4, 2, 1, promote=0, ahead=1), 1, 1),
+     WHOLE(32, 4, 2, 1, promote=0, ahead=0), 1, 1),
     (20, layer(70, 64, (5, 6), kernel=3, stride=2, padding=0), "ovw:32@50%", "fp16",
      WHOLE(32, 4, 2, 1, promote=0, ahead=1), 1, 1),
     (3, layer(64, 96, (7, 5)), "ovw:32@50%", "fp16", WHOLE(32, 4, 2, 2, promote=0, ahead=2), 1, 1),
+    (3, layer(192, 96, (7, 5)), "ovw:32@50%", "fp16", WHOLE(32, 4, 4, 1, promote=0, ahead=0), 1, 2),
+    (1, layer(130, 40, (9, 7), kernel=3), "shfl-bw:16@75%", "bf16",
+     WHOLE(16, 8, 1, 2, promote=0, ahead=0), 1, 1),
+    (2, layer(200, 8, (4, 6), residual=True), "ovw:8@93.75%", "fp16",
+     WHOLE(8, 8, 1, 1, promote=0, ahead=0), 1, 4),
     (1, layer(64, 96, (9, 7), kernel=3, stride=2, residual=True), "ovw:32@75%", "fp16",
      SPLIT(32, groups=2, parts=2, promote=0, ahead=2), 4, 1),
     (2, layer(70, 80, (5, 6), kernel=3, dilation=2, residual=True), "ovw:16@50%", "fp32",
@@ -98,7 +103,8 @@ def test_convolution(
     residual = torch.randn(batch, *conv.output_size) if conv.residual else None
     pack = partial(io.pack, planes=kind.planes, bf16=kind.bf16)
     added = None if residual is None else pack(residual, gain=gains[1])
-    chosen = plan(kind, tile, ranks, boxes, conv.residual)
+    records = 0 if tile.ahead else made.weights.records(packing(tile, boxes))
+    chosen = plan(kind, tile, ranks, boxes, conv.residual, records)
     assert chosen is not None
     out = io.unpack(made.run_with(chosen, pack(x, gain=gains[0]), added), gains[2], torch.float32)
     error = reference.relative_error(out, reference.convolution(conv, x, residual))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from csbench.backends.vector.units import from_dense, from_vectors
 from csbench.core.pattern import parse
+from csbench.kernels.gather.deal import most_steps
 from csbench.kernels.gather.pack import (
     EMPTY,
     NEXT_STAGE,
@@ -161,3 +162,12 @@ def test_two_planes_carry_float32() -> None:
     error = (high.double() + low.double() - made.values.double()).abs()
     assert error.max() <= 2.0**-22 * made.values.abs().max()
     assert torch.equal(unscale.log2(), unscale.log2().round())
+
+
+@pytest.mark.parametrize("spans", [False, True])
+def test_a_stage_has_room_for_the_most_records(spans: bool) -> None:
+    _, units = units_of(torch.randn(64, 130, 3, 3), "ovw:32@75%")
+    stages = by_tap(units, 2)
+    packed = pack(units, stages, swizzled=False, parts=(units.values.half(),), spans=spans)
+    most = most_steps(units.unit, stages.stage, (units.count, stages.number), spans)
+    assert most == int(packed.starts.diff(dim=1).max())

@@ -11,6 +11,7 @@ template <class T> T read_shared(Block& block, u32 from) {
   return v;
 }
 inline int4 load_ints(u32 from) { return read_shared<int4>(*machine->now->block, from); }
+inline u32 load_short(u32 from) { return read_shared<u16>(*machine->now->block, from); }
 inline void store_ints(u32 to, int4 v) { memcpy(shared(to, 16), &v, 16); }
 inline float4 load_floats(u32 from) { return read_shared<float4>(*machine->now->block, from); }
 inline void store_floats(u32 to, float4 v) { memcpy(shared(to, 16), &v, 16); }

@@ -3,6 +3,10 @@
 #include "instructions.cuh"
 
 inline u32 shared_address(const void* p) { return address_of(p); }
+inline u32 load_word(u32 from) { return read_shared<u32>(*machine->now->block, from); }
+inline void load_bytes(u32 to, const void* from, u32 bytes, u32 bar) {
+  copy_bytes(to, from, bytes, bar);
+}
 inline void sync_threads(int id, int count) { sync_warps(id, count); }
 
 // ---- 8x8 matrices of 16-bit numbers between registers and shared memory, transposed
