@@ -137,7 +137,9 @@ def _in_layout(
     """Compiled for one layout of inputs and weights, and called once: compiling is lazy."""
     kind = TORCH_DTYPE[case.dtype]
     placed: Any = copy.deepcopy(module).to(case.device, kind)
-    compiled: Any = torch.compile(placed.to(memory_format=memory).eval(), options=OPTIONS, dynamic=False)
+    compiled: Any = torch.compile(
+        placed.to(memory_format=memory).eval(), options=OPTIONS, dynamic=False
+    )
     exactly = partial(precision, case.dtype) if case.device == "cuda" else contextlib.nullcontext
 
     @functools.wraps(module.forward)
