@@ -18,7 +18,7 @@ from csbench.bench.clocks import Clock, CudaClock, HostClock
 from csbench.bench.contest import Contest, insist_on_sparse
 from csbench.bench.draft import Draft, Outcome
 from csbench.bench.energy import EnergyMeter
-from csbench.bench.flush import flusher
+from csbench.bench.flush import flusher, l2_bytes
 from csbench.bench.memory import in_use, out_of_memory, peak_of
 from csbench.bench.messages import Settings
 from csbench.bench.network import runs_sparse
@@ -28,6 +28,7 @@ from csbench.bench.sampling import Pairs, sample_pairs
 from csbench.bench.slow_baseline import SlowBaseline
 from csbench.bench.subject import Subject
 from csbench.bench.support import able, family
+from csbench.bench.traffic import least_bytes
 from csbench.bench.weights import Library, Weights
 from csbench.core.axes import Sweep
 from csbench.core.case import Case
@@ -159,6 +160,11 @@ class Bench:
             dense_samples_ms=baseline.ways.samples_ms,
             dense_left_out=baseline.ways.left_out,
         )
+        if replay.on_gpu:
+            draft.least_bytes = least_bytes(
+                contest.subject.conv or contest.subject.weights.program, draft.layers, draft.case,
+                cold=draft.cache == "cold", turns=replay.turns, cache_bytes=l2_bytes(),
+            )  # fmt: skip
         self._judge(draft, pairs)
 
     def _sample(

@@ -28,6 +28,16 @@ def test_the_hard_floor_trusts_no_precision_and_leaves_a_margin() -> None:
     assert limits.hard_floor_ms(800e9, H200) == pytest.approx(limits.POSSIBLE)
 
 
+def test_no_replay_is_faster_than_an_empty_graph() -> None:
+    assert limits.hard_floor_ms(0, H200, replayed=True) == pytest.approx(0.8 * 0.002)
+    assert limits.hard_floor_ms(0, H200) == 0
+    assert limits.hard_floor_ms(800e9, {"fp32_tflop_s": 800.0, "copy_gb_s": 9.0}, replayed=True)
+
+
+def test_bytes_that_no_cache_spares_take_the_time_of_a_copy() -> None:
+    assert limits.hard_floor_ms(8e6, H200, size_bytes=4e9) == pytest.approx(0.8)
+
+
 def test_ceilings_are_measured_once_and_only_ever_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
