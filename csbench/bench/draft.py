@@ -38,6 +38,7 @@ class Draft:
         self.check: Check | None = None
         self.layers: tuple[LayerReport, ...] = ()
         self.sparsity: Sparsity | None = None
+        self.mask_ms: float | None = None
         self.prepare_ms: float | None = None
         self.peak_bytes: int | None = None
         self.least_bytes = 0  # that cross a GPU's memory at every run, as far as it is known
@@ -94,6 +95,7 @@ class Draft:
             check=self.check,
             layers=self.layers,
             sparsity=self.sparsity,
+            mask_ms=self.mask_ms,
             prepare_ms=self.prepare_ms,
             peak_bytes=self.peak_bytes,
             env=self.env,

@@ -97,7 +97,7 @@ class Bench:
         clock = self._clock or _clock(case, draft.cache)
         report("building weights")
         subject = Subject(_weights(self._library, case), case)
-        draft.sparsity = subject.weights.sparsity
+        draft.sparsity, draft.mask_ms = subject.weights.sparsity, subject.weights.mask_ms
         report(f"preparing {case.baseline}")
         baseline = self._baselines.get(case, clock, settings.seed, settings.rtol)
         report(f"preparing {case.backend}")

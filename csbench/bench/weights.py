@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +25,15 @@ _KEPT_BYTES = 4 << 30  # forty of ResNet50
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A network with its patterns, both sparsities, and why layers without a pattern stay dense."""
+    """A network with its patterns, both sparsities, and why layers without a pattern stay dense.
+
+    `mask_ms` is what finding the masks and pruning took when this was made; None where it was not.
+    """
 
     program: Program
     sparsity: Sparsity
     reasons: dict[str, str] = field(default_factory=dict)
+    mask_ms: float | None = None
 
     @property
     def bytes(self) -> int:
@@ -99,12 +104,15 @@ class Library:
         model = models.build(case.model, seed=seed)
         state = model.state_dict()
         layers: patterns.Plan = patterns.plan(state, spec)
+        mask_ms = None
         if spec.name != "dense":
+            begun = time.perf_counter()
             state, layers = patterns.sparsify_state(state, spec)
+            mask_ms = (time.perf_counter() - begun) * 1e3
             model.load_state_dict(state)
         # Statistics of random weights must fit the weights that are left, or activations explode.
         models.calibrate(model, case.input, seed)
-        return _weights(case, model, layers)
+        return _weights(case, model, layers, mask_ms)
 
     @torch.no_grad()
     def _stored(self, case: Case) -> Weights:
@@ -129,7 +137,9 @@ def found_pattern(stored: Checkpoint, pattern: str | None) -> tuple[PatternSpec,
     return carried, layers
 
 
-def _weights(case: Case, model: nn.Module, layers: patterns.Plan) -> Weights:
+def _weights(
+    case: Case, model: nn.Module, layers: patterns.Plan, mask_ms: float | None = None
+) -> Weights:
     sparsity = patterns.sparsities(model.state_dict(), layers)
     program = trace(model, case.input, case.model)
     known = {conv.name for conv in program.convolutions}
@@ -139,4 +149,4 @@ def _weights(case: Case, model: nn.Module, layers: patterns.Plan) -> Weights:
         if isinstance(found, PatternSpec) and found.name != "dense" and name in known
     }
     reasons = {name: found for name, found in layers.items() if isinstance(found, str)}
-    return Weights(attach(program, carried), sparsity, reasons)
+    return Weights(attach(program, carried), sparsity, reasons, mask_ms)

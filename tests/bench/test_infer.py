@@ -106,6 +106,7 @@ def test_a_case_becomes_a_whole_record() -> None:
     assert (record.measurement.mode, record.measurement.cache) == ("eager", "warm")
     assert 0 < (record.check.relative_error or 0) < 1e-5
     assert record.prepare_ms is not None and record.prepare_ms > 0
+    assert record.mask_ms is not None and record.mask_ms > 0
     assert record.env["threads"] == torch.get_num_threads()
     assert record.env["ceilings"] == CEILINGS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,17 @@ def test_cases_of_other_precisions_and_batches_share_a_network() -> None:
     again = [library.sparse(case(s, "fp16", 4)) for s in (0.5, 0.75)]
     assert all(a is b for a, b in zip(first, again, strict=True))
     assert library.dense(case(0.5)) is library.sparse(case(0.0))
+
+
+def test_the_search_of_a_pattern_is_timed_when_its_network_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter((1.0, 3.5))
+    monkeypatch.setattr(weights, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    library = Library()
+    assert library.sparse(case(0.5)).mask_ms == 2500
+    assert library.sparse(case(0.5, "fp16", 4)).mask_ms == 2500  # nothing is searched again
+    assert library.dense(case(0.5)).mask_ms is None
 
 
 def test_the_network_used_longest_ago_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
