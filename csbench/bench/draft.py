@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Literal
 
+import msgspec
+
 from csbench.bench import limits
 from csbench.bench.check import passed
 from csbench.bench.messages import Settings
@@ -95,7 +97,7 @@ class Draft:
             check=self.check,
             layers=self.layers,
             sparsity=self.sparsity,
-            mask_ms=self.mask_ms,
+            mask_ms=msgspec.UNSET if self.mask_ms is None else self.mask_ms,
             prepare_ms=self.prepare_ms,
             peak_bytes=self.peak_bytes,
             env=self.env,

@@ -73,7 +73,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """The outcome of one case, with everything needed to trust and repeat it.
 
     `mask_ms` is what finding the pattern's mask and pruning took, once for all cases that share
-    the weights (None where nothing was searched: dense networks, checkpoints, older records);
+    the weights (unset where nothing was searched: dense networks, checkpoints, older records);
     `prepare_ms` what lowering took after it.
     """
 
@@ -87,7 +87,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     check: Check | None = None
     layers: tuple[LayerReport, ...] = ()
     sparsity: Sparsity | None = None
-    mask_ms: float | None = None
+    mask_ms: float | msgspec.UnsetType = msgspec.UNSET
     prepare_ms: float | None = None
     peak_bytes: int | None = None
     training: TrainingReport | msgspec.UnsetType = msgspec.UNSET  # of the task "train-step"
