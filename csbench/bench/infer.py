@@ -137,7 +137,7 @@ class Bench:
         clocks = draft.env["clocks"] = {"start": environment.clocks(self._nvml)}
         pairs, readings = self._sample(draft, contest, runs, report)
         clocks["end"] = environment.clocks(self._nvml)
-        self._weigh(draft, contest, replay, pairs)
+        self._load(draft, contest, replay, pairs)
         report("checking again")
         contest.insist_on_work(replay, seed)
         for run in runs:
@@ -182,10 +182,10 @@ class Bench:
             )  # fmt: skip
         return pairs, watch.readings if watch else ()
 
-    def _weigh(self, draft: Draft, contest: Contest, replay: Replay, pairs: Pairs) -> None:
-        """Joules for one image of both, where the GPU counts them.
+    def _load(self, draft: Draft, contest: Contest, replay: Replay, pairs: Pairs) -> None:
+        """A second of each by itself, where the GPU counts energy: joules for an image, and time.
 
-        With cold caches they would be mostly those of what empties the caches.
+        With cold caches the joules would be mostly those of what empties the caches.
         """
         if draft.cache == "cold":
             return
@@ -193,14 +193,17 @@ class Bench:
             "sparse": (replay, pairs.samples_ms),
             "baseline": (contest.baseline.copies[0], pairs.baseline_samples_ms),
         }
-        spent = {
-            name: self._energy.joules(run, median(times), contest.clock)
+        found = {
+            name: load
             for name, (run, times) in both.items()
+            if (load := self._energy.sustained(run, median(times), contest.clock)) is not None
         }
-        if None not in spent.values():
+        if len(found) == len(both):
             draft.env["joules_per_image"] = {
-                name: joules / draft.case.batch for name, joules in spent.items() if joules
+                name: load.joules / draft.case.batch for name, load in found.items() if load.joules
             }
+            draft.env["sustained_ms"] = {name: load.milliseconds for name, load in found.items()}
+            draft.env["sustained_s"] = {name: load.seconds for name, load in found.items()}
 
     def _judge(self, draft: Draft, pairs: Pairs) -> None:
         known = draft.env["ceilings"]

@@ -16,6 +16,7 @@ from csbench.backends import registry
 from csbench.backends.base import Backend
 from csbench.bench import limits
 from csbench.bench.clocks import Run
+from csbench.bench.energy import EnergyMeter, Sustained
 from csbench.bench.infer import Bench
 from csbench.bench.messages import Settings
 from csbench.bench.subject import Lowered, Subject
@@ -116,6 +117,19 @@ def test_where_nothing_was_searched_a_record_is_written_as_before() -> None:
     (record,) = measure(backend=("onednn",), pattern=("dense",), sparsity=())
     assert record.status == "ok"
     assert b"mask_ms" not in msgspec.json.encode(record)
+
+
+def test_a_record_tells_sustained_load_where_energy_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quiet = measure()[0].env
+    assert not {"joules_per_image", "sustained_ms", "sustained_s"} & set(quiet)
+    loads = iter((Sustained(4.0, 13.0, 1.1), Sustained(2.0, 12.0, 1.0)))
+    monkeypatch.setattr(EnergyMeter, "sustained", lambda *_: next(loads))
+    (record,) = measure(batch=(2,))
+    assert record.env["joules_per_image"] == {"sparse": 2.0, "baseline": 1.0}
+    assert record.env["sustained_ms"] == {"sparse": 13.0, "baseline": 12.0}
+    assert record.env["sustained_s"] == {"sparse": 1.1, "baseline": 1.0}
 
 
 def test_both_sparsities_and_what_ran_in_every_layer() -> None:
