@@ -17,7 +17,8 @@ SHORTEST_SAMPLE_MS = 5.0
 FEWEST_PAIRS = 10
 # Pairs taken even when one pair outlives the time limit.
 _LEAST_PAIRS = 3
-# The interval is looked at after 10, 12, 14, 17, ... pairs: looking costs time too.
+# The interval is looked at after 10, 13, 16, 20, 25, ... pairs: looking costs time too. What ending
+# at the first narrow one does to its coverage: tests/bench/coverage.py, docs/measurement.md.
 _NEXT_LOOK = 1.2
 _MOST_COUNT = 1 << 20
 # Pairs of a seen and a new input, and what writing an input may cost the run after it (its caches,

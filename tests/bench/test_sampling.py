@@ -19,6 +19,7 @@ from csbench.bench.sampling import (
     sample_pairs,
 )
 from csbench.core.stop import StopRule
+from tests.bench.coverage import coverage
 
 
 class Named:
@@ -87,6 +88,14 @@ def test_noise_is_measured_until_the_interval_is_narrow() -> None:
     assert pairs.settled
     assert pairs.speedup.half_width < 0.01
     assert len(pairs.samples_ms) > FEWEST_PAIRS
+
+
+@pytest.mark.parametrize("spread", [0.005, 0.01])
+def test_ending_at_the_first_good_look_keeps_the_interval_honest(spread: float) -> None:
+    """Copies of one network, 0.2 % apart, against each other, by the default target."""
+    found = coverage(apart=0.002, spread=spread, target=0.01, trials=400)
+    assert found.settled > 0.99
+    assert found.held >= 0.93
 
 
 def test_running_out_of_time_is_said_and_keeps_the_samples() -> None:
