@@ -10,11 +10,12 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
 from csbench.backends.base import TORCH_DTYPE
+from csbench.backends.cs.latency_ends import first, head_fits, pack_head, pack_stem, stem_fits
 from csbench.graph.program import Activation, Conv, output_hw
 from csbench.kernels.latency import io
-from csbench.kernels.latency.head import head_fits, head_options, pack_head
+from csbench.kernels.latency.head import head_options
 from csbench.kernels.latency.pack import Order
-from csbench.kernels.latency.stem import pack_stem, stem_fits, stem_options
+from csbench.kernels.latency.stem import stem_options
 from tests.gpu.shapes import TOLERANCE, poisoned_memory
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
@@ -113,7 +114,7 @@ def test_head_equals_the_reference(shape: tuple[int, ...], dtype: str) -> None:
 @pytest.mark.parametrize("split", [True, False], ids=["two planes", "one plane"])
 def test_ends_compile_for_hopper_without_spills(split: bool, tmp_path: Path) -> None:
     conv = layer(3, (224, 224), 64, 7, 3, 2, "relu")
-    stem = stem_options(conv, split, torch.float32 if split else torch.half)
+    stem = stem_options(first(conv), split, torch.float32 if split else torch.half)
     jobs = {"latency/stem.cu": stem, "latency/head.cu": head_options(split, not split)}
     for file, options in jobs.items():
         assert compiled(file, options, HOPPER, tmp_path).spilled == 0

@@ -20,6 +20,7 @@ from torch import Tensor
 from csbench.backends.base import TORCH_DTYPE, LoweredNetwork
 from csbench.backends.chain import Call, in_turn
 from csbench.backends.cs import latency_layer as layers
+from csbench.backends.cs.latency_ends import head_fits, pack_head, pack_stem, stem_fits
 from csbench.backends.cs.latency_pair import APART, Pair
 from csbench.backends.cs.latency_plan import Prepared, prepare
 from csbench.backends.cs.lowering import Lowering
@@ -29,10 +30,8 @@ from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program, Step
 from csbench.kernels import nvrtc, search
 from csbench.kernels.latency import io
-from csbench.kernels.latency.head import head_fits, pack_head
 from csbench.kernels.latency.io import Planes, Window
 from csbench.kernels.latency.pack import Order
-from csbench.kernels.latency.stem import pack_stem, stem_fits
 
 Value = Tensor | Planes
 
@@ -110,7 +109,7 @@ class _Lowering(Lowering):
         conv, source = step.op, step.inputs[0]
         if source in self.planes or not isinstance(conv, Conv):
             return False
-        if conv.pattern is not None or not stem_fits(conv, max_window(pooling.op)):
+        if not stem_fits(conv, max_window(pooling.op)):
             return False
         order, scale = self._order(conv.weight.shape[0]), self.scale(step.output)
         scales = self.scale(source), scale

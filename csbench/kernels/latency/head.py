@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from csbench.graph.program import Conv
 from csbench.kernels import nvrtc
 from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.pack import Order, normalised, padded
@@ -63,9 +62,11 @@ class Head:
         return out.to(dtype)
 
 
-def pack_head(conv: Conv, split: bool, order: Order, x_scale: float, device: str) -> Head:
+def pack_head(
+    weight: Tensor, bias: Tensor, split: bool, order: Order, x_scale: float, device: str
+) -> Head:
     """Pack the weights for planes in `order` whose halves are multiplied by `x_scale`."""
-    weight, scale, bias = normalised(conv.weight, conv.bias, None)
+    weight, scale, bias = normalised(weight, bias, None)
     rows = weight.flatten(1)[:, order.channel.clamp_min(0)] * (order.channel >= 0)
     rows = pad(rows, (0, 0, 0, -len(rows) % _ROWS)).view(-1, _ROWS, _PARTS, order.stored // _PARTS)
     blocked = rows.transpose(1, 2).contiguous().to(torch.float32 if split else torch.half)
@@ -73,12 +74,9 @@ def pack_head(conv: Conv, split: bool, order: Order, x_scale: float, device: str
     return Head(blocked.to(device), scale, bias, len(weight))
 
 
-def head_fits(conv: Conv, split: bool, order: Order, images: int) -> bool:
-    """Whether the kernel takes this layer on the mean of planes in `order`."""
-    linear = conv.input_size[1:] == conv.weight.shape[2:] == (1, 1) and conv.pattern is None
-    plain = conv.groups == 1 and not conv.residual and conv.activation == "none"
-    shared = _STATIC + _shared(order.stored, split, images)
-    return linear and plain and order.stored % 64 == 0 and shared <= SHARED_LIMIT
+def head_fits(split: bool, order: Order, images: int) -> bool:
+    """Whether the kernel takes the mean of planes in `order`: what it needs at once fits."""
+    return order.stored % 64 == 0 and _STATIC + _shared(order.stored, split, images) <= SHARED_LIMIT
 
 
 def head_options(split: bool, half: bool) -> tuple[str, ...]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_float, c_int, c_longlong, c_void_p
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from csbench.graph.program import Conv
 from csbench.kernels import nvrtc
 from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.launch import ACTIVATIONS
@@ -37,11 +37,21 @@ class _Stem(ctypes.Structure):
     ]  # fmt: skip
 
 
+class First(NamedTuple):
+    """A convolution of an image's few channels with stride 2; pairs are (vertical, horizontal)."""
+
+    channels: int
+    kernel: tuple[int, int]
+    padding: tuple[int, int]
+    out_size: tuple[int, int]
+    activation: str
+
+
 @dataclass(frozen=True, eq=False)
 class Stem:
-    """A convolution of an image's few channels with stride 2, and 3x3 max pooling of stride 2."""
+    """A first convolution, and 3x3 max pooling of stride 2 after it."""
 
-    conv: Conv
+    first: First
     weights: Tensor  # uint8 [64 rows, step, m16, plane, lane, 16 bytes]
     scale: Tensor
     bias: Tensor
@@ -56,30 +66,33 @@ class Stem:
 
     def __call__(self, x: Tensor) -> Planes:
         """NCHW of any strides, float32 or float16, to planes."""
-        (_, conv_h, conv_w), (n, _, h, w) = self.conv.output_size, x.shape
+        (conv_h, conv_w), (n, _, h, w) = self.first.out_size, x.shape
         out_h, out_w = ((size + 1) // 2 for size in (conv_h, conv_w))
         out = Planes.empty(self.split, n, out_h, out_w, self.order, self.scales[1], x.device)
         rows, tiles_x = self.order.stored, -(-out_w // _TILE[1])
         arguments = _Stem(
             *(t.data_ptr() for t in (x, self.weights, self.scale, self.bias, out.data)),
             out.data[0].numel(), *x.stride(), *self.scales,
-            h, w, conv_h, conv_w, out_h, out_w, rows, tiles_x, ACTIVATIONS[self.conv.activation],
+            h, w, conv_h, conv_w, out_h, out_w, rows, tiles_x, ACTIVATIONS[self.first.activation],
         )  # fmt: skip
         grid = (tiles_x * -(-out_h // _TILE[0]), -(-rows // _ROWS), n)
-        module = nvrtc.load("latency/stem.cu", options=stem_options(self.conv, self.split, x.dtype))
-        shared = _shared(self.conv, self.split)
+        module = nvrtc.load(
+            "latency/stem.cu", options=stem_options(self.first, self.split, x.dtype)
+        )
+        shared = _shared(self.first, self.split)
         module.kernel("stem").launch(grid, _THREADS, [arguments], shared=shared, overlap=True)
         return out
 
 
 def pack_stem(
-    conv: Conv, split: bool, order: Order, scales: tuple[float, float], device: str
-) -> Stem:
+    first: First, weight: Tensor, bias: Tensor, split: bool, order: Order,
+    scales: tuple[float, float], device: str,
+) -> Stem:  # fmt: skip
     """Pack the weights for an output in `order`, and the (input, output) scales around the layer.
 
     K counts kernel rows, then (column, channel) padded to eights; a fragment takes 16 of it.
     """
-    weight, scale, bias = normalised(conv.weight, conv.bias, order)
+    weight, scale, bias = normalised(weight, bias, order)
     runs = weight.permute(0, 2, 3, 1).flatten(2)  # [rows, kernel rows, (column, channel)]
     k = pad(runs, (0, -runs.shape[2] % 8)).flatten(1)
     k = pad(k, (0, -k.shape[1] % 16, 0, -len(k) % _ROWS))
@@ -88,29 +101,27 @@ def pack_stem(
     planes = as_planes(words, split).permute(1, 5, 2, 0, 4, 7, 6, 3, 8)
     records = planes.contiguous().view(torch.uint8).flatten(4, 5).flatten(5)
     scale, bias = (padded(t.float()).to(device) for t in (scale / scales[0], bias))
-    return Stem(conv, records.to(device), scale, bias, split, order, scales)
+    return Stem(first, records.to(device), scale, bias, split, order, scales)
 
 
-def stem_fits(conv: Conv, window: tuple[int, int, int] | None) -> bool:
+def stem_fits(first: First, window: tuple[int, int, int] | None) -> bool:
     """Whether the kernel takes this layer with a max pooling of (size, stride, padding)."""
-    cin, kh, kw = conv.weight.shape[1:]
-    geometry = conv.stride == (2, 2) and conv.dilation == (1, 1) and conv.groups == 1
-    return window == _POOL and geometry and not conv.residual and cin <= 4 and max(kh, kw) <= _MOST
+    return window == _POOL and first.channels <= 4 and max(first.kernel) <= _MOST
 
 
-def stem_options(conv: Conv, split: bool, dtype: torch.dtype) -> tuple[str, ...]:
+def stem_options(first: First, split: bool, dtype: torch.dtype) -> tuple[str, ...]:
     """The -D options of latency/stem.cu."""
-    _, cin, kh, kw = conv.weight.shape
+    (kh, kw), (pad_y, pad_x) = first.kernel, first.padding
     values = {
-        "SPLIT": split, "HALF_IN": dtype == torch.half, "CHANNELS": cin, "KERNEL_H": kh,
-        "KERNEL_W": kw, "PAD_Y": conv.padding[0], "PAD_X": conv.padding[1],
+        "SPLIT": split, "HALF_IN": dtype == torch.half, "CHANNELS": first.channels,
+        "KERNEL_H": kh, "KERNEL_W": kw, "PAD_Y": pad_y, "PAD_X": pad_x,
     }  # fmt: skip
     return tuple(f"-D{name}={int(value)}" for name, value in values.items())
 
 
-def _shared(conv: Conv, split: bool) -> int:
+def _shared(first: First, split: bool) -> int:
     """Bytes of shared memory: weights, the patch of the image, and sums."""
-    _, cin, kh, kw = conv.weight.shape
+    cin, (kh, kw) = first.channels, first.kernel
     eights = -(-kw * cin // 8)
     columns = -(-(2 * cin * 2 * _TILE[1] + 8 * eights) // cin)
     patch = (2 * 2 * _TILE[0] + kh) * (-(-columns * cin // 8) * 8)

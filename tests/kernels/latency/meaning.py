@@ -178,8 +178,7 @@ def launch_pair(
 
 def run_stem(self: Stem, x: Tensor) -> Planes:
     """Stem.__call__: fragments are read as their lanes read them."""
-    conv = self.conv
-    cin, kh, kw = conv.weight.shape[1:]
+    first, cin, (kh, kw) = self.first, self.first.channels, self.first.kernel
     halves = self.weights.view(torch.half).double().sum(-3)  # [64 rows, step, m16, lane, 8]
     blocks, steps = halves.shape[:2]
     k = torch.zeros(blocks, 4, 16, steps * 16, dtype=torch.float64)
@@ -193,9 +192,9 @@ def run_stem(self: Stem, x: Tensor) -> Planes:
     weight = rows[..., : kw * cin].unflatten(2, (kw, cin)).permute(0, 3, 1, 2)
     scale, bias = (t[: len(weight)].double() for t in (self.scale, self.bias))
     stored = planes(x.double(), self.split, Order(cin, 1), self.scales[0]).data.double().sum(0)
-    y = F.conv2d(stored, weight * scale[:, None, None, None], bias, 2, conv.padding)
-    if conv.activation != "none":
-        y = y.clamp(0, 6 if conv.activation == "relu6" else None)
+    y = F.conv2d(stored, weight * scale[:, None, None, None], bias, 2, first.padding)
+    if first.activation != "none":
+        y = y.clamp(0, 6 if first.activation == "relu6" else None)
     y = F.max_pool2d(y, 3, 2, 1).permute(0, 2, 3, 1)
     return planes(y, self.split, self.order, self.scales[1])
 
