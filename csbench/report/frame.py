@@ -49,6 +49,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "weight_bytes": row.weight_bytes,
         "layers_sparse": sparse,
         "layers": layers,
+        "mask_ms": record.mask_ms or None,
         "prepare_ms": record.prepare_ms,
         "peak_bytes": record.peak_bytes,
         "reason": record.reason,

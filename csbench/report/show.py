@@ -67,6 +67,8 @@ def whole(record: Record) -> str:
     if record.sparsity is not None:
         found = record.sparsity
         lines.append(("sparsity", f"layers {found.layers:.2%}, whole model {found.model:.2%}"))
+    if record.mask_ms:
+        lines.append(("masks found in", f"{record.mask_ms:.1f} ms"))
     if record.prepare_ms is not None:
         lines.append(("prepared in", f"{record.prepare_ms:.1f} ms"))
     if record.peak_bytes is not None:

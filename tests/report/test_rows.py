@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from csbench.core.record import Record
+from csbench.report.frame import frame
 from csbench.report.rows import Estimate, Row, latest, ratio, rows
 from tests.report.made import CPU, GPU, block_records, record, samples
 
@@ -150,3 +151,10 @@ def test_layers_and_weights_are_counted() -> None:
     made = row(block_records()[0])
     assert made.sparse_layers == (1, 2)
     assert made.weight_bytes == 2**24 + 37632
+
+
+def test_a_frame_has_what_finding_the_masks_took_apart_from_preparing() -> None:
+    found = frame([msgspec.structs.replace(record(0.75), mask_ms=800.0), record(0.875)])
+    assert found["mask_ms"].tolist()[0] == 800.0
+    assert found["mask_ms"].isna().tolist() == [False, True]
+    assert found["prepare_ms"].tolist() == [12.5, 12.5]
