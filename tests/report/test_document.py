@@ -126,6 +126,13 @@ def test_a_time_of_a_gpu_at_its_power_limit_says_so(share: float, said: bool) ->
         assert ("at its power limit for more than half" in str(time.note)) is said
 
 
+@pytest.mark.parametrize(("alone_ms", "said"), [(2.0, False), (1.9, True)])
+def test_a_baseline_that_a_kernel_slows_down_is_told(alone_ms: float, said: bool) -> None:
+    (made,) = tables([record(baseline_ms=2.0, dense={"cudnn fp32": alone_ms})], "inference")
+    (time,) = cells(made, "time_ms")
+    assert ("its baseline took 5." in str(time.note)) is said
+
+
 @pytest.mark.parametrize("name", ["table11", "comparison", "inference"])
 def test_gpus_that_measured_side_by_side_are_counted(name: str) -> None:
     def notes(*workers: int) -> list[str]:

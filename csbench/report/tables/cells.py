@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from csbench.core.statistics import median
+from csbench.report.dense import baseline_way
 from csbench.report.rows import Estimate, Row
 from csbench.report.table import CODES, MISSING, Cell
 
@@ -27,6 +29,8 @@ _MEANING = {
 # Of the readings during a measurement, above which a time is said to be that of a capped GPU.
 _CAPPED = 0.5
 _POWER_CAPPED = "the GPU was at its power limit for more than half of the readings"
+# Pairs share the GPU's clock: one that a hot kernel lowers slows its baseline down too.
+_SLOWED = 0.01
 _ALL_KEPT = "at 0 % the sparse kernels ran with every weight kept"
 _LAUNCH_BOUND = "launch-bound: about as long as launching an empty graph"
 
@@ -79,7 +83,20 @@ def _bounds(row: Row) -> list[str]:
     """What held a time up, besides its kernels."""
     env = row.record.env
     capped = env.get("gpu_during", {}).get("power_capped", 0.0) > _CAPPED
-    return [_LAUNCH_BOUND] * bool(env.get("launch_bound")) + [_POWER_CAPPED] * capped
+    said = [_LAUNCH_BOUND] * bool(env.get("launch_bound")) + [_POWER_CAPPED] * capped
+    slower = _slower_in_turn(row)
+    if "gpu" in env and slower > _SLOWED:
+        said.append(f"in turn with it its baseline took {100 * slower:.1f} % longer than alone")
+    return said
+
+
+def _slower_in_turn(row: Row) -> float:
+    """How much longer the baseline took in the pairs than alone in the same process."""
+    measured = row.record.measurement
+    alone = measured.dense_samples_ms.get(baseline_way(row.record)) if measured else None
+    if measured is None or not alone or not measured.baseline_samples_ms:
+        return 0.0
+    return median(measured.baseline_samples_ms) / median(alone) - 1
 
 
 def speedup_cell(row: Row, estimate: Estimate | None) -> Cell:
