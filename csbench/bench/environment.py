@@ -4,9 +4,9 @@ Keys: `csbench`, `commit`, `python`, `system`, `host` (hashed), `cpu`, `cores`, 
 `isa`, `memory_bytes`, `compiler`, `libraries`, `torch`; on a GPU also `gpu`, `gpu_id` (hashed),
 `gpu_index`, `gpu_memory_bytes`, `capability`, `driver`, `cuda`, `cudnn`, `nvcc`. A case adds
 `clocks` ({"start", "end"}, each MHz, W, C), `gpu_during` (csbench.bench.nvml.summary),
-`joules_per_image`, `sustained_ms` and `sustained_s` (each {"sparse", "baseline"}; csbench.bench.energy),
-`ceilings` (csbench.bench.limits), `launch_bound` (of a layer) and `workers` when several measured at
-once.
+`joules_per_image`, `sustained_ms` and `sustained_s` (each {"sparse", "baseline"}; by
+csbench.bench.energy), `ceilings` (csbench.bench.limits), `launch_bound` (of a layer) and `workers`
+when several measured at once.
 """
 
 from __future__ import annotations
