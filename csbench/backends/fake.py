@@ -5,6 +5,7 @@ With a scripted clock it makes sampling, records and tables testable; its times 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from csbench.backends.base import LoweredConv
@@ -23,6 +24,8 @@ class Fake:
     dtypes = frozenset(DTYPES)
 
     def missing(self, device: str) -> str | None:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            return "no CUDA device"
         return None
 
     def why_not(self, conv: Conv, case: Case) -> str | None:

@@ -20,14 +20,16 @@ _WARM_UP_RUNS = 3  # before capture: libraries choose algorithms and allocate at
 class Replay:
     """Calling it runs the next input; on a GPU each input has a graph of its own.
 
-    Of a layer that has an inside only that is timed: its activations are converted before. `mode`
+    Where `inside` is given, only that is timed: activations are converted before. `mode`
     says whether graphs are replayed; `note` why not, where a GPU would not capture.
     """
 
-    def __init__(self, run: Callable[..., Tensor], inputs: Sequence[Inputs]) -> None:
+    def __init__(
+        self, run: Callable[..., Tensor], inputs: Sequence[Inputs], inside: Inside | None = None
+    ) -> None:
         self.mode: Literal["graph", "eager"] = "eager"
         self.note: str | None = None
-        self._inside = run if isinstance(run, Inside) else Inside(_as_they_are, run, as_it_is)
+        self._inside = inside or Inside(_as_they_are, run, as_it_is)
         self._inputs = [tuple(tensor.clone() for tensor in one) for one in inputs]
         self._entered = [self._inside.enter(*one) for one in self._inputs]
         self._graphs: list[torch.cuda.CUDAGraph] = []

@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from csbench.backends.base import TORCH_DTYPE, Backend, LoweredConv
+from csbench.backends.base import TORCH_DTYPE, Backend, Inside, LoweredConv
 from csbench.bench.capture import Inputs, Replay
 from csbench.bench.check import Reference
 from csbench.bench.limits import Ceilings, floor_ms
@@ -31,10 +31,11 @@ _INSIDE = "its activations are in the layout of this backend's networks, before 
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
-    """A subject made ready by one backend."""
+    """A subject made ready by one backend; of a layer, what stands inside a network, if known."""
 
     run: Callable[..., Tensor]
     layers: tuple[LayerReport, ...]
+    inside: Inside | None = None
 
 
 class Subject:
@@ -57,7 +58,7 @@ class Subject:
             inside = run.inside if isinstance(run, LoweredConv) else None
             if inside is not None:
                 layer = replace(layer, note=_INSIDE)
-            return Lowered(inside or run, self.weights.explain((layer,)))
+            return Lowered(run, self.weights.explain((layer,)), inside)
         network = lower_network(self.weights.program, backend, fallback, case)
         return Lowered(network.run, self.weights.explain(network.layers))
 
@@ -65,7 +66,7 @@ class Subject:
         """The callable on rotating inputs, as it is timed."""
         count = _ROTATING if self.case.batch < _LARGE else _ROTATING_LARGE
         inputs = [self.reference.inputs(seed + 1000 + i) for i in range(count)]
-        return Replay(lowered.run, inputs)
+        return Replay(lowered.run, inputs, lowered.inside)
 
     def with_floors(
         self, layers: tuple[LayerReport, ...], known: Ceilings

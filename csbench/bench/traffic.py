@@ -29,7 +29,8 @@ def least_bytes(
     read again. Of an output only what exceeds the cache is sure to leave it while the clock runs.
     """
     read, written = _values(subject)
-    each = case.batch * TORCH_DTYPE[case.dtype].itemsize
+    # tf32 has the precision of a half, and may be kept as one.
+    each = case.batch * (2 if case.dtype == "tf32" else TORCH_DTYPE[case.dtype].itemsize)
     kept = 0 if cold else cache_bytes // turns
     weights = sum(layer.bytes for layer in layers) if cold else 0
     return max(0, each * read - kept) + weights + max(0, each * written - cache_bytes)

@@ -22,7 +22,8 @@ K = TypeVar("K", bound=Hashable)
 LONG_MS = 4.0  # above this the layers fill the device, and what surrounds them hardly matters
 CALLS = 5  # in one graph, so that the launch of the graph itself weighs little
 BETTER = 0.998  # of a network's time: what another choice must reach, two times
-SECONDS = 20.0  # for the alternatives within one network: about 100, of 20 ms each
+SECONDS = 20.0  # for the alternatives within one network, all rounds together
+_RULE = "rounds until no choice changes"  # of in_context, in the key of its answers
 REFUSALS = (RuntimeError, BackendError)  # by torch or a library, by the driver
 _answers: dict[str, Any] = {}  # what this process has looked up or measured, by digest
 
@@ -77,7 +78,7 @@ def in_context(
         return [chosen[layer] for layer in alternatives]
 
     listed = [[repr(layer), chosen[layer], list(names)] for layer, names in alternatives.items()]
-    for layer, name in zip(alternatives, remembered((key, listed), compute), strict=True):
+    for layer, name in zip(alternatives, remembered((_RULE, key, listed), compute), strict=True):
         chosen[layer] = name
 
 

@@ -25,6 +25,7 @@ def test_it_is_the_reference(dtype: torch.dtype) -> None:
 
 def test_it_refuses_nothing() -> None:
     fake = Fake()
-    assert fake.missing("cuda") is None
+    assert fake.missing("cpu") is None
+    assert (fake.missing("cuda") is None) == torch.cuda.is_available()
     assert fake.why_not(conv(), case(dtype="fp16", device="cuda")) is None
     assert {"dense", "block", "cs", "nm"} <= fake.patterns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -54,7 +55,8 @@ def test_a_call_between_torch_tensors_goes_all_the_way() -> None:
 
 def test_only_the_layer_itself_is_timed() -> None:
     seen: list[str] = []
-    replay = Replay(turned(seen), [(torch.randn(3, 2),), (torch.randn(3, 2),)])
+    layer = turned(seen)
+    replay = Replay(layer, [(torch.randn(3, 2),), (torch.randn(3, 2),)], layer)
     assert seen == ["enter", "enter"]
     replay()
     replay()
@@ -62,7 +64,8 @@ def test_only_the_layer_itself_is_timed() -> None:
 
 
 def test_new_inputs_reach_the_memory_that_the_layer_reads() -> None:
-    replay = Replay(turned([]), [(torch.randn(3, 2),)])
+    layer = turned([])
+    replay = Replay(layer, [(torch.randn(3, 2),)], layer)
     x = torch.randn(3, 2)
     assert torch.equal(replay.fresh((x,)), 2 * x)
     replay.renew((torch.ones(3, 2),))
@@ -89,20 +92,27 @@ class Outsider:
     def why_not(self, layer: Conv, given: object) -> str | None:
         return None
 
-    def lower(self, layer: Conv, given: object) -> LoweredConv:
+    def lower(self, layer: Conv, given: object) -> Callable[..., Tensor]:
         cheat = Inside(lambda x, residual=None: (x.relu(),), lambda x: x, lambda out, *own: out)
-        return LoweredConv(run=cheat, inside=cheat)
+        return LoweredConv(run=cheat, inside=cheat) if self.says else cheat
+
+    says = True  # that it has an inside, or gives it as a mere callable
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_what_others_bring_is_timed_whole(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("ours", "says"), [(True, True), (False, True), (False, False)])
+def test_what_others_bring_is_timed_whole(
+    ours: bool, says: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = case(model="resnet20", task="layer", layer="layer1.0.conv1", backend="outsider")
+    monkeypatch.setattr(Outsider, "says", says)
     if ours:
         monkeypatch.setattr(Outsider, "__module__", "csbench.backends.outsider")
     subject = Subject(Library().sparse(given), given)
     lowered = subject.lower(Outsider(), Outsider(), given)
-    assert isinstance(lowered.run, Inside) == ours
+    assert (lowered.inside is not None) == ours
     assert ("in the layout" in (lowered.layers[0].note or "")) == ours
+    entered = subject.replay(lowered, 0)._entered[0][0]
+    assert bool((entered < 0).any()) != ours  # the rectifier of `enter` is not taken out
 
 
 def test_layers_of_a_cpu_have_a_layout_inside() -> None:
@@ -111,5 +121,5 @@ def test_layers_of_a_cpu_have_a_layout_inside() -> None:
     lowered = OneDnn().lower(layer, case(batch=2))
     assert lowered.inside is not None
     x, residual = torch.randn(2, *layer.input_size), torch.randn(2, *layer.output_size)
-    out = Replay(lowered.inside, [(x, residual)]).fresh((x, residual))
+    out = Replay(lowered, [(x, residual)], lowered.inside).fresh((x, residual))
     assert reference.relative_error(out, reference.convolution(layer, x, residual)) < 1e-5

@@ -8,6 +8,7 @@ import pytest
 
 from csbench.bench.draft import Draft
 from csbench.bench.messages import Settings
+from csbench.bench.sampling import Pairs
 from csbench.core.case import Case, CheckpointRef
 from csbench.core.record import Measurement
 from csbench.core.stop import StopRule
@@ -49,3 +50,12 @@ def test_replays_faster_than_an_empty_graph_are_refused(
 @pytest.mark.parametrize(("ms", "refused"), [(0.79, True), (0.81, False)])
 def test_a_run_that_moves_its_bytes_faster_than_memory_is_refused(ms: float, refused: bool) -> None:
     assert bool(draft(ms, least_bytes=4 * 10**9).too_fast(CEILINGS)) is refused
+
+
+def test_a_doubtful_time_keeps_what_was_to_be_said_of_it() -> None:
+    made = draft(0.001)
+    made.reason = "the GPU ran at 1.20 of 1.98 GHz"
+    made.judge(Pairs((0.001,), (0.002,), ((0.0, 0.1),), settled=True), CEILINGS)
+    assert made.status == "invalid"
+    assert (made.reason or "").startswith("0.001 ms is below the physical floor")
+    assert (made.reason or "").endswith("; the GPU ran at 1.20 of 1.98 GHz")

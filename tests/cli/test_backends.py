@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from csbench.backends import registry
 from csbench.cli import run
@@ -31,7 +32,8 @@ def test_the_list_names_every_backend_and_what_is_missing(
 def test_the_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["backends", "list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["fake"]["status"] == {"cpu": None, "cuda": None}
+    on_gpu = None if torch.cuda.is_available() else "no CUDA device"
+    assert rows["fake"]["status"] == {"cpu": None, "cuda": on_gpu}
     assert rows["fake"]["from"] == "built-in"
     assert rows["onednn"]["patterns"] == ["dense"]
     assert rows["fake"]["dtypes"] == ["fp32", "tf32", "fp16", "bf16"]

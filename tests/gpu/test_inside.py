@@ -64,7 +64,7 @@ def test_the_graph_between_own_layouts_is_the_layer(
         lowered = backend.lower(made, about)
         sizes = [made.input_size, *([made.output_size] if residual else [])]
         kind = torch.float16 if dtype == "fp16" else torch.float32
-        replay = Replay(lowered.inside, [draw(batch, sizes, kind) for _ in range(2)])
+        replay = Replay(lowered, [draw(batch, sizes, kind) for _ in range(2)], lowered.inside)
         assert replay.mode == "graph", replay.note
         for _ in range(2):  # other numbers, so other scales, through the same graph
             inputs = draw(batch, sizes, kind)

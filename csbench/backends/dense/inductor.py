@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
-from csbench.backends.base import LoweredConv, LoweredNetwork, Run
+from csbench.backends.base import Inside, LoweredConv, LoweredNetwork, as_it_is
 from csbench.backends.cpu.timing import fastest
 from csbench.backends.dense.algorithms import FORMATS, TORCH_DTYPE, Layout, precision
 from csbench.backends.dense.cudnn_layer import key_of
@@ -60,7 +60,9 @@ class Inductor:
         weight_bytes = conv.weight.numel() * TORCH_DTYPE[case.dtype].itemsize
         sizes = [conv.input_size, conv.output_size] if conv.residual else [conv.input_size]
         compiled = _compiled(module, [conv], sizes, case)
-        return LoweredConv(run=compiled, weight_bytes=weight_bytes, algorithm="torch.compile")
+        return LoweredConv(
+            run=compiled, weight_bytes=weight_bytes, algorithm="torch.compile", inside=compiled
+        )
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork:
         """The whole program compiled at once, so that what lies between convolutions fuses too."""
@@ -111,30 +113,35 @@ class _Network(nn.Module):
 
 def _compiled(
     module: nn.Module, convs: Sequence[Conv], sizes: list[tuple[int, int, int]], case: Case
-) -> Run:
+) -> Inside:
     """Compiled for inputs of the given sizes, in the layout in which it is faster."""
+    given = [torch.randn(case.batch, *size, device=case.device) for size in sizes]
     made = {
-        layout: functools.cache(partial(_in_layout, module, memory, sizes, case))
+        layout: functools.cache(partial(_in_layout, module, memory, given, case))
         for layout, memory in FORMATS.items()
     }
-    given = [torch.randn(case.batch, *size, device=case.device) for size in sizes]
 
-    def run(layout: Layout) -> Tensor:
-        return made[layout]()(*given)
+    def run(layout: Layout) -> object:
+        inside, own = made[layout]()
+        return inside.run(*own)
 
     runs: dict[str, search.Run] = {layout: partial(run, layout) for layout in FORMATS}
     if case.device == "cuda":
-        key = ("inductor", torch.__version__, [key_of(conv, case) for conv in convs])
+        key = ("inductor inside", torch.__version__, [key_of(conv, case) for conv in convs])
         chosen = search.fastest(runs, key)
     else:
         chosen = fastest(runs)
-    return made["NCHW" if chosen == "NCHW" else "NHWC"]()
+    inside, _ = made["NCHW" if chosen == "NCHW" else "NHWC"]()
+    return inside
 
 
 def _in_layout(
-    module: nn.Module, memory: torch.memory_format, sizes: list[tuple[int, int, int]], case: Case
-) -> Run:
-    """Compiled for one layout of inputs and weights, and called once: compiling is lazy."""
+    module: nn.Module, memory: torch.memory_format, given: list[Tensor], case: Case
+) -> tuple[Inside, tuple[Tensor, ...]]:
+    """Compiled for one layout of inputs and weights, and called once: compiling is lazy.
+
+    With the given inputs in that layout.
+    """
     kind = TORCH_DTYPE[case.dtype]
     placed: Any = copy.deepcopy(module).to(case.device, kind)
     compiled: Any = torch.compile(
@@ -142,12 +149,15 @@ def _in_layout(
     )
     exactly = partial(precision, case.dtype) if case.device == "cuda" else contextlib.nullcontext
 
-    @functools.wraps(module.forward)
+    def enter(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+        present = (t for t in tensors if t is not None)
+        return tuple(t.to(kind).contiguous(memory_format=memory) for t in present)
+
     def run(*tensors: Tensor) -> Tensor:
-        given = [t.to(kind).contiguous(memory_format=memory) for t in tensors]
         with torch.no_grad(), exactly():
-            result: Tensor = compiled(*given)
+            result: Tensor = compiled(*tensors)
         return result
 
-    run(*(torch.randn(case.batch, *size, device=case.device) for size in sizes))
-    return run
+    own = enter(*given)
+    run(*own)
+    return Inside(enter, run, as_it_is), own

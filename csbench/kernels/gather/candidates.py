@@ -21,7 +21,7 @@ class Load(NamedTuple):
     total_boxes: int
     density: float
     residual: bool
-    images: bool  # are neighbouring columns images: is the batch large
+    along_images: bool  # are neighbouring columns images: is the batch large
     records: Callable[[Packing], int]  # the most of a unit in a stage
     window: int = 0  # pixels that 2 x 2 output pixels share; 0: they cannot
     windows: int = 0  # of the layer
@@ -121,7 +121,7 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
             (4, 1, 8), (8, 1, 8), (4, 2, 8), (2, 2, 8), (8, 1, 4), (4, 2, 4), (2, 4, 4)
         ):  # fmt: skip
             if groups <= load.units:
-                blocks, ahead = 8 // (groups * along), 3 if load.images else 0
+                blocks, ahead = 8 // (groups * along), 3 if load.along_images else 0
                 yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, ahead)
 
 
@@ -129,7 +129,7 @@ def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:
     """Records that a warp reads ahead: at small batch they come with the stages instead."""
     if kind.planes == 2:
         return (1,)
-    return ((1, 2) if warps == 8 else (2,)) if load.images else (0,)
+    return ((1, 2) if warps == 8 else (2,)) if load.along_images else (0,)
 
 
 def _split(kind: Kind, load: Load, ranks: int) -> Iterator[Tile]:
