@@ -31,10 +31,18 @@ class Source:
         return Provenance(
             records_sha256=self.sha256,
             csbench=_listed(_version(row.record) for row in rows) or __version__,
-            device=_listed(row.device for row in rows),
+            device=_listed(
+                _cards(device, rows) for device in dict.fromkeys(r.device for r in rows)
+            ),
             driver=_listed(row.record.env.get("driver") for row in rows),
             date=" to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "",
         )
+
+
+def _cards(device: str, rows: Sequence[Row]) -> str:
+    """A device, and of how many cards of it the rows are: some ratios may be across them."""
+    cards = {row.record.env.get("gpu_id") for row in rows if row.device == device} - {None}
+    return f"{device} ({len(cards)} cards)" if len(cards) > 1 else device
 
 
 def _version(record: Record) -> str:

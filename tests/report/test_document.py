@@ -280,3 +280,12 @@ def test_a_report_imports_neither_torch_nor_pandas() -> None:
     # The root of the tests is on the path, for `made`.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_table_says_how_many_cards_of_a_gpu_it_is_of() -> None:
+    for cards, said in ((("a", "a"), "NVIDIA H200"), (("a", "b"), "NVIDIA H200 (2 cards)")):
+        made = [
+            record(sparsity, env={**GPU, "gpu": "NVIDIA H200", "gpu_id": card})
+            for sparsity, card in zip((0.5, 0.75), cards, strict=True)
+        ]
+        assert tables(made, "inference")[0].provenance.device == said
