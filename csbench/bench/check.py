@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from csbench.backends.poison import poisoned
 from csbench.bench.capture import Inputs, Replay
 from csbench.core.record import Check
 from csbench.core.tolerance import tolerance
+from csbench.graph.reference import relative_error
 
 Draw = Callable[[int], Inputs]
 Exact = Callable[[Inputs, torch.dtype], Tensor]
@@ -52,11 +52,14 @@ class Reference:
         return self._placed(tuple(x[order] for x in drawn))
 
     def error(self, subject: Subject, seed: int) -> float:
+        """What `off` says of a subject's output."""
+        return self.off(subject(self.mixed(seed)), seed)
+
+    def off(self, got: Tensor, seed: int) -> float:
         """The largest relative error of an image of the mixed batch; infinite for NaN or a wrong
         shape."""
-        inputs = self.mixed(seed)
-        got = subject(inputs)
-        return _largest_error(got, self._expected(seed), _order(len(inputs[0]), seed))
+        batch = len(self._draw(seed)[0])
+        return _largest_error(got, self._expected(seed), _order(batch, seed))
 
     def plain_error(self, seed: int) -> float:
         """The same of torch's plain operations on the CPU in this precision.
@@ -108,8 +111,9 @@ class Gate:
 
     def replayed(self, replay: Replay, seed: int) -> Iterator[Check]:
         """Compare what each of the graphs gives that are timed."""
+        inputs = self._reference.mixed(seed)
         for turn in range(replay.turns):
-            yield self.fresh(partial(replay.fresh, turn=turn), seed)
+            yield self._judged(self._reference.off(replay.fresh(inputs, turn), seed), seed)
 
     def _judged(self, error: float, seed: int) -> Check:
         if self._limit < error < math.inf and not self._fixed:
@@ -133,15 +137,10 @@ def _order(batch: int, seed: int) -> Tensor:
 
 
 def _largest_error(out: Tensor, expected: Tensor, order: Tensor) -> float:
-    """Over the images of a batch, ||out - expected|| / ||expected|| in float64."""
+    """Over the images of a batch; `order` says which of the expected ones each of them is."""
     if out.shape != (len(order), *expected.shape[1:]):
         return math.inf
-    expected = expected.to(out.device)
-    norms = torch.linalg.vector_norm(expected.flatten(1), dim=1)
-    norms = torch.where(norms > 0, norms, 1.0)  # of zeros any error is an absolute one
-    errors = [
-        torch.linalg.vector_norm(image.double() - expected[which]) / norms[which]
-        for image, which in zip(out.detach(), order.tolist(), strict=True)
-    ]
-    largest = float(torch.stack(errors).max())
-    return largest if largest < math.inf else math.inf  # NaN too
+    known = expected.to(out.device)
+    pairs = zip(out, order.tolist(), strict=True)
+    errors = [relative_error(image, known[which]) for image, which in pairs]
+    return max(error if error < math.inf else math.inf for error in errors)  # NaN too

@@ -46,7 +46,8 @@ def run(program: Program, x: Tensor, dtype: torch.dtype = torch.float64) -> Tens
 
 def relative_error(out: Tensor, reference: Tensor) -> float:
     """||out - ref|| / ||ref|| in float64; NaN or infinity anywhere gives infinity."""
-    got, expected = out.detach().cpu().double(), reference.detach().cpu().double()
+    got = out.detach().double()
+    expected = reference.detach().to(got.device).double()
     if got.shape != expected.shape or not torch.isfinite(got).all():
         return float("inf")
     scale = torch.linalg.vector_norm(expected)
