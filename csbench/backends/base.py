@@ -39,6 +39,15 @@ class Inside:
         return self.leave(self.run(*own), *own)
 
 
+def alike(convert: Callable[[Tensor], Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """`enter` of a layer that converts x and residual in the same way."""
+
+    def enter(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
+        return tuple(convert(t) for t in (x, residual) if t is not None)
+
+    return enter
+
+
 def as_it_is(out: Tensor, *own: object) -> Tensor:
     """`leave` of a layer whose results are torch tensors already."""
     return out

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from csbench.backends.base import Inside, LoweredConv, Run, as_it_is
+from csbench.backends.base import Inside, LoweredConv, Run, alike, as_it_is
 from csbench.backends.dense.algorithms import TORCH_DTYPE, sample
 from csbench.core.case import Case
 from csbench.graph.program import Conv
@@ -63,9 +63,9 @@ class MeasuredLayer(ABC):
         self.tiles = {name: self.tiles[name]}
 
     def run(self, tile: Any, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        x = self._ready(x)
+        x = self.ready(x)
         if residual is not None:
-            residual = self._ready(residual)
+            residual = self.ready(residual)
         y = torch.empty(
             (x.shape[0], *self.output_size), dtype=self.dtype, device=x.device,
             memory_format=torch.channels_last,
@@ -73,11 +73,7 @@ class MeasuredLayer(ABC):
         self.launch(tile, x, residual, y)
         return y
 
-    def enter(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Both as a network keeps them."""
-        return tuple(self._ready(t) for t in (x, residual) if t is not None)
-
-    def _ready(self, x: Tensor) -> Tensor:
+    def ready(self, x: Tensor) -> Tensor:
         """Channels last, at an address that can be copied 16 bytes at a time."""
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return x.clone() if x.data_ptr() % 16 else x
@@ -108,7 +104,7 @@ def lower(conv: Conv, case: Case, kernel: type[MeasuredLayer]) -> LoweredConv:
     layer = kernel(conv, case)
     chosen = {layer.signature: layer.ranked(conv, case)[0]}
     layer.settle(chosen[layer.signature])
-    inside = Inside(layer.enter, layer.following(chosen), as_it_is)
+    inside = Inside(alike(layer.ready), layer.following(chosen), as_it_is)
     return LoweredConv(
         run=inside,
         inside=inside,

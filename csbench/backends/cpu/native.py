@@ -6,12 +6,12 @@ import ctypes
 import weakref
 from collections.abc import Callable
 from ctypes import byref, c_int32, c_int64, c_void_p
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from csbench.backends.base import Inside, LoweredConv, as_it_is
+from csbench.backends.base import Inside, LoweredConv, alike, as_it_is
 from csbench.core.case import Case
 from csbench.errors import BackendError
 from csbench.graph.program import Conv
@@ -109,6 +109,7 @@ class NativeConv:
         self._input = (case.batch, *conv.input_size)
         self._output = (case.batch, *conv.output_size)
         self._library, self._memory = library, memory
+        self._enter = alike(partial(Tensor.contiguous, memory_format=memory))
         weakref.finalize(self, library.destroy, plan)
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -116,23 +117,18 @@ class NativeConv:
             raise BackendError(
                 f"the layer was lowered for an input of {list(self._input)}, not {list(x.shape)}"
             )
-        x, *others = self.enter(x, residual)
+        x, *others = self._enter(x, residual)
         out = torch.empty(self._output, memory_format=self._memory)
         added = others[0].data_ptr() if others else None
         self._run(self._plan, x.data_ptr(), added, out.data_ptr(), torch.get_num_threads())
         return out
-
-    def enter(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Both in the kernel's memory format."""
-        given = (t for t in (x, residual) if t is not None)
-        return tuple(t.contiguous(memory_format=self._memory) for t in given)
 
     def lowered(self, algorithm: str) -> LoweredConv:
         """The convolution with the bytes that its plan has; `{}`s are what `describe` gives."""
         lanes, tile, chunks, in_place, scratch = self._library.describe(self._plan)
         return LoweredConv(
             run=self,
-            inside=Inside(self.enter, self, as_it_is),
+            inside=Inside(self._enter, self, as_it_is),
             weight_bytes=self._library.bytes(self._plan),
             workspace_bytes=4 * scratch * torch.get_num_threads(),
             algorithm=algorithm.format(lanes, tile, chunks)

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from csbench.backends.base import Inside, LoweredConv
+from csbench.backends.base import Inside, LoweredConv, alike
 from csbench.backends.csr.layer import CsrLayer, shape_of
 from csbench.core.case import Case
 from csbench.graph.program import Conv
@@ -45,12 +45,10 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     name = layer.ranked()[0]
     layer.keep([name])
 
-    def enter(x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, ...]:
-        return tuple(launch.to_words(t, layer.dtype) for t in (x, residual) if t is not None)
-
     def leave(out: Tensor, *own: Tensor) -> Tensor:
         return launch.from_words(out, case.batch)
 
+    enter = alike(partial(launch.to_words, dtype=layer.dtype))
     inside = Inside(enter, partial(layer.run, name), leave)
     return LoweredConv(
         run=inside, inside=inside, weight_bytes=layer.variants[name].bytes,

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
-from csbench.backends.base import Inside, LoweredConv, LoweredNetwork, as_it_is
+from csbench.backends.base import Inside, LoweredConv, LoweredNetwork, alike, as_it_is
 from csbench.backends.cpu.timing import fastest
 from csbench.backends.dense.algorithms import FORMATS, TORCH_DTYPE, Layout, precision
 from csbench.backends.dense.cudnn_layer import key_of
@@ -149,15 +149,12 @@ def _in_layout(
     )
     exactly = partial(precision, case.dtype) if case.device == "cuda" else contextlib.nullcontext
 
-    def enter(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-        present = (t for t in tensors if t is not None)
-        return tuple(t.to(kind).contiguous(memory_format=memory) for t in present)
-
     def run(*tensors: Tensor) -> Tensor:
         with torch.no_grad(), exactly():
             result: Tensor = compiled(*tensors)
         return result
 
+    enter = alike(lambda t: t.to(kind).contiguous(memory_format=memory))
     own = enter(*given)
     run(*own)
     return Inside(enter, run, as_it_is), own

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csbench.backends.base import TORCH_DTYPE, Inside, LoweredConv, LoweredNetwork, as_it_is
+from csbench.backends.base import (
+    TORCH_DTYPE,
+    Inside,
+    LoweredConv,
+    LoweredNetwork,
+    alike,
+    as_it_is,
+)
 from csbench.backends.cpu.timing import fastest
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
@@ -52,7 +59,10 @@ class OneDnn:
         layer, kind = _Layer(conv, case), TORCH_DTYPE[case.dtype]
         sizes = [conv.input_size, *([conv.output_size] if conv.residual else [])]
         given = [torch.randn(case.batch, *size).to(kind) for size in sizes]
-        enter = {name: partial(_as, memory) for name, memory in LAYOUTS.items()}
+        enter = {
+            name: alike(partial(Tensor.contiguous, memory_format=memory))
+            for name, memory in LAYOUTS.items()
+        }
         own = {name: convert(*given) for name, convert in enter.items()}
         chosen = fastest({name: partial(layer, *inputs) for name, inputs in own.items()})
         return LoweredConv(
@@ -141,12 +151,6 @@ class _Network:
             for n in dead:
                 del values[n]
         return values[self.program.result]
-
-
-def _as(
-    memory: torch.memory_format, x: Tensor, residual: Tensor | None = None
-) -> tuple[Tensor, ...]:
-    return tuple(t.contiguous(memory_format=memory) for t in (x, residual) if t is not None)
 
 
 def _in_layout(network: _Network, memory: torch.memory_format) -> Callable[[Tensor], Tensor]:

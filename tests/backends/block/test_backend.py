@@ -111,13 +111,13 @@ def test_what_others_make_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> N
             return F.relu(self.left(y)) + self.right(y)
 
     seen = []
-    launch = BlockLayer._ready
+    launch = BlockLayer.ready
 
     def ready(self: BlockLayer, x: Tensor) -> Tensor:
         seen.append(x.is_contiguous(memory_format=torch.channels_last))
         return launch(self, x)
 
-    monkeypatch.setattr(BlockLayer, "_ready", ready)
+    monkeypatch.setattr(BlockLayer, "ready", ready)
     monkeypatch.setattr(MeasuredLayer, "ranked", some_tile)
     monkeypatch.setattr(network, "Cudnn", lambda: SimpleNamespace(lower=dense))
     monkeypatch.setattr(network, "normal", lambda size, case, layout: torch.randn(1, *size))
