@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from csbench.backends.dense.algorithms import FORMATS, TORCH_DTYPE, DenseConv, precision, sample
 from csbench.backends.dense.cudnn import Cudnn, fold_biases
@@ -31,11 +34,31 @@ def test_every_algorithm_equals_the_reference(shape: str, dtype: str) -> None:
         dense = DenseConv(conv, dtype, "cuda", layout)
         x, residual = sample(conv, case(dtype), layout)
         expected = reference.convolution(conv, x, residual)
-        for name, algorithm in dense.algorithms.items():
-            with precision(dtype):
-                out = algorithm(x, residual)
-            error = reference.relative_error(out, expected)
-            assert error < TOLERANCE[dtype], (layout, name, error)
+        for name, placed in dense.algorithms().items():
+            for algorithm in placed:
+                with precision(dtype):
+                    out = algorithm(x, residual)
+                error = reference.relative_error(out, expected)
+                assert error < TOLERANCE[dtype], (layout, name, error)
+
+
+def _kernels(run: Callable[[], object]) -> int:
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        run()
+        torch.cuda.synchronize()
+    return len(seen.events())
+
+
+@pytest.mark.gpu
+def test_cudnn_searches_again_for_weights_at_another_alignment() -> None:
+    conv = convolution(72, 40, (3, 3), (11, 11))
+    x, _ = sample(conv, case("fp16"), "NHWC")
+    fused = DenseConv(conv, "fp16", "cuda", "NHWC").algorithms()["fused"]
+    assert len(fused) == 4
+    with precision("fp16"):
+        for algorithm in fused:
+            searching, running = (_kernels(partial(algorithm, x, None)) for _ in range(2))
+            assert searching > running
 
 
 @pytest.mark.gpu

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor
 
+from csbench.backends.dense.placements import placements
 from csbench.core.case import Case
 from csbench.graph.program import Conv
 
@@ -52,7 +55,7 @@ def precision(dtype: str) -> Iterator[None]:
 
 
 class DenseConv:
-    """The weights of a layer on the device in one layout, and its algorithms by name."""
+    """The weights of a layer on the device in one layout, and the algorithms that take them."""
 
     def __init__(self, conv: Conv, dtype: str, device: str, layout: Layout) -> None:
         self.conv, self.format = conv, FORMATS[layout]
@@ -62,26 +65,22 @@ class DenseConv:
         moved = conv.activation == "none" and not conv.bias.any()
         self.bias = None if moved else conv.bias.to(device, kind)
         self.shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        self.algorithms: dict[str, Algorithm] = {"plain": self._plain}
-        if conv.activation != "none":
-            self.algorithms["fused"] = self._fused
         pixels_last = layout == "NCHW" and conv.input_size[1:] != (1, 1)
-        if conv.groups == 1 and not pixels_last:
+        self.is_gemm = conv.groups == 1 and not pixels_last
+        if self.is_gemm:
             self.matrix = self.weight.permute(0, 2, 3, 1).flatten(1).t()  # a view
-            self.algorithms["gemm" if is_product(conv) else UNFOLDED] = self._gemm
 
-    def _plain(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        y = F.conv2d(x, self.weight, self.bias, *self.shape)
-        return self._activate(y if residual is None else y.add_(residual))
-
-    def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        if residual is None:
-            y = torch.cudnn_convolution_relu(x, self.weight, self.bias, *self.shape)
-        else:
-            y = torch.cudnn_convolution_add_relu(
-                x, self.weight, residual, 1.0, self.bias, *self.shape
-            )
-        return y.clamp_(max=6) if self.conv.activation == "relu6" else y
+    def algorithms(self) -> dict[str, list[Algorithm]]:
+        """By name, in every placement of weights and bias that may change what cuDNN runs."""
+        weights = placements(self.weight)
+        found: dict[str, list[Algorithm]]
+        found = {"plain": [partial(_plain, self.conv, w, self.bias) for w in weights]}
+        if self.conv.activation != "none" and self.bias is not None:
+            pairs = product(weights, placements(self.bias))
+            found["fused"] = [partial(_fused, self.conv, w, bias) for w, bias in pairs]
+        if self.is_gemm:
+            found["gemm" if is_product(self.conv) else UNFOLDED] = [self._gemm]
+        return found
 
     def _gemm(self, x: Tensor, residual: Tensor | None) -> Tensor:
         lines = self._lines(x)
@@ -95,7 +94,7 @@ class DenseConv:
         if residual is not None:
             y.add_(residual.permute(0, 2, 3, 1).flatten(0, 2))
         if not fused or self.conv.activation == "relu6":
-            self._activate(y)
+            _activate(self.conv, y)
         return y.view(x.shape[0], *self.conv.output_size[1:], -1).permute(0, 3, 1, 2)
 
     def _lines(self, x: Tensor) -> Tensor:
@@ -117,11 +116,28 @@ class DenseConv:
         )  # fmt: skip
         return windows.flatten(0, 2).flatten(1)
 
-    def _activate(self, y: Tensor) -> Tensor:
-        """In place."""
-        if self.conv.activation == "relu":
-            return y.relu_()
-        return y.clamp_(0, 6) if self.conv.activation == "relu6" else y
+
+def _plain(
+    conv: Conv, weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | None
+) -> Tensor:
+    y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return _activate(conv, y if residual is None else y.add_(residual))
+
+
+def _fused(conv: Conv, weight: Tensor, bias: Tensor, x: Tensor, residual: Tensor | None) -> Tensor:
+    shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    if residual is None:
+        y = torch.cudnn_convolution_relu(x, weight, bias, *shape)
+    else:
+        y = torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *shape)
+    return y.clamp_(max=6) if conv.activation == "relu6" else y
+
+
+def _activate(conv: Conv, y: Tensor) -> Tensor:
+    """In place."""
+    if conv.activation == "relu":
+        return y.relu_()
+    return y.clamp_(0, 6) if conv.activation == "relu6" else y
 
 
 def sample(conv: Conv, case: Case, layout: Layout) -> tuple[Tensor, Tensor | None]:

@@ -19,6 +19,7 @@ from csbench.backends.dense.algorithms import (
     sample,
     unfolded_bytes,
 )
+from csbench.backends.dense.placements import fastest
 from csbench.core.case import Case
 from csbench.graph.program import Conv, Program
 from csbench.kernels import search
@@ -39,26 +40,28 @@ class Layer:
         chosen: dict[Hashable, str] | None = None,
     ) -> None:  # fmt: skip
         self.conv, self.case, self.layout = conv, case, layout
+        self.key = (*key_of(conv, case), layout)
         own = DenseConv(conv, case.dtype, case.device, layout)
-        self.algorithms = {f"{name} {layout}": a for name, a in own.algorithms.items()}
+        self.bytes = own.weight.numel() * own.weight.element_size()
+        placed = {f"{name} {layout}": a for name, a in own.algorithms().items()}
         if tuple(conv.weight.shape[2:]) != (1, 1):
             other: Layout = "NCHW" if layout == "NHWC" else "NHWC"
             turned = DenseConv(conv, case.dtype, case.device, other)
-            for name, algorithm in turned.algorithms.items():
-                self.algorithms[f"{name} {other} turned"] = partial(
-                    _turned, algorithm, layout, other
-                )
+            for name, algorithms in turned.algorithms().items():
+                placed[f"{name} {other} turned"] = [
+                    partial(_turned, algorithm, layout, other) for algorithm in algorithms
+                ]
         if unfolded_bytes(conv, case) > MOST_UNFOLDED:
-            self.algorithms = {n: a for n, a in self.algorithms.items() if UNFOLDED not in n}
-        self.bytes = own.weight.numel() * own.weight.element_size()
-        self.key = (*key_of(conv, case), layout)
+            placed = {n: a for n, a in placed.items() if UNFOLDED not in n}
         x, residual = sample(conv, case, layout)
         with precision(case.dtype):
+            self.algorithms: dict[str, Algorithm] = {}
+            for name, algorithms in placed.items():
+                if known in (None, name):
+                    asked = [partial(a, x, residual) for a in algorithms]
+                    self.algorithms[name] = algorithms[fastest(asked, (self.key, name))]
             runs = {name: partial(a, x, residual) for name, a in self.algorithms.items()}
             self.ranked = search.ranking(runs, self.key) if known is None else [known]
-            # cuDNN's own search happens at the first call: here, not in the first measurement.
-            for name in self.ranked[:ALTERNATIVES]:
-                self.algorithms[name](x, residual)
         self._chosen: dict[Hashable, str] = {} if chosen is None else chosen
         self._chosen.setdefault(self.key, self.ranked[0])
 
@@ -138,6 +141,6 @@ def key_of(conv: Conv, case: Case) -> tuple[Hashable, ...]:
         conv.input_size,
     )  # fmt: skip
     return (
-        "cudnn", case.dtype, case.batch, shape, conv.activation, conv.residual,
+        "cudnn, several searches", case.dtype, case.batch, shape, conv.activation, conv.residual,
         bool(conv.bias.any()),
     )  # fmt: skip
