@@ -123,6 +123,10 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
             if groups <= load.units:
                 blocks, ahead = 8 // (groups * along), 3 if load.along_images else 0
                 yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, ahead)
+    if kind.planes == 1 and load.unit == 32 and load.along_images:  # four warps of a unit together
+        for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 4), (1, 2)):
+            if groups <= load.units:
+                yield Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
 
 
 def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:

@@ -26,7 +26,7 @@
 // Set by -D: CS_BF16, GATHER_ PLANES, N (n8 tiles of a unit), M (m16 tiles of a warp), GROUPS
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
-// tile share one), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
+// tile share one), WGMMA (do four warps multiply together), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
 // zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while one is multiplied, 1 to
 // 3; 0: they come with the stages).
 #include "gather/feed.cuh"
@@ -55,10 +55,10 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
     __syncwarp();
 #if GATHER_SPLIT
     add_up(sum, p, s, me);
-#else
-    finish_all(sum, p, s, me, scratch);
-#endif
     store(p, s, me, scratch, tile);
+#else
+    finish_all(sum, p, s, me, scratch, tile);
+#endif
     const u32 done = scratch;
     scratch = other, other = done;
   }
@@ -70,10 +70,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   const int warp = threadIdx.x / 32;
   Me me;
   me.lane = threadIdx.x % 32, me.rank = GATHER_SPLIT ? blockIdx.x % s.ranks : 0;
-  me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
+  if (kWgmma)  // the four warps of a unit are neighbours
+    me.group = warp / kWarpsAlong, me.along = warp % kWarpsAlong;
+  else
+    me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
   me.part = GATHER_SPLIT ? warp / (kGroups * kWarpsAlong) : 0;
   me.ring = (address_in_shared(dynamic_shared_memory()) + 1023) & ~1023u;
-  me.scratch = me.ring + s.scratch + (me.along * kGroups + me.group) * kHalves * kScratchHalf;
+  me.scratch = me.ring + s.scratch +
+               (me.along * kGroups + me.group) * kHalves * kScratchHalf / (p.residual ? 1 : kPasses);
   // Groups past the last unit do its work once more, and store nothing.
   const int block = blockIdx.x / s.blocks_along_k();
   const int unit = (block - s.row_blocks.of(block) * s.row_blocks.by) * kGroups + me.group;

@@ -42,14 +42,15 @@ __device__ __forceinline__ Sixteen sixteen_of(const Shape& s, const Me& me, u32 
           scratch + half * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4)};
 }
 
-// Every plane's sixteen bytes of a tile that this lane moves between its scratch and memory.
-template <class Act>
+// Every plane's sixteen bytes of rows kFrom to kTo that this lane moves between its scratch and
+// memory.
+template <int kFrom = 0, int kTo = kUnit, class Act>
 __device__ __forceinline__ void each_sixteen(const Shape& s, const Me& me, u32 scratch,
                                              const int (&places)[kHalves], const Act& act) {
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
 #pragma unroll
-    for (int turn = 0; turn < kUnit / 4; ++turn) {
+    for (int turn = kFrom / 4; turn < kTo / 4; ++turn) {
       const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
       if (it.here)
 #pragma unroll
@@ -130,12 +131,13 @@ __device__ __forceinline__ void finish(const Pointers& p, const Shape& s, const 
   }
 }
 
+template <int kFrom = 0, int kTo = kUnit>
 __device__ __forceinline__ void store(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
                                       int tile) {
   int places[kHalves];
   locate(places, s, me, tile);
   __syncwarp();
-  each_sixteen(s, me, scratch, places, [&](const Sixteen& it, int plane) {
+  each_sixteen<kFrom, kTo>(s, me, scratch, places, [&](const Sixteen& it, int plane) {
     *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) =
         load_ints(it.scratch + plane * kScratchPlane);
   });
@@ -184,11 +186,14 @@ __device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& 
   }
 }
 #else
-__device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const Pointers& p,
-                                           const Shape& s, const Me& me, u32 scratch) {
+// Rows 8 * kFrom to 8 * kTo of a tile, which lie there from `scratch` on.
+template <int kFrom, int kTo>
+__device__ __forceinline__ void finish_rows(const float (&sum)[kM][kN][4], const Pointers& p,
+                                            const Shape& s, const Me& me, u32 scratch, int tile) {
+  scratch -= kFrom * 8 * 128;
   const Clamp clamp(p, s);
 #pragma unroll
-  for (int n = 0; n < kN; ++n) {
+  for (int n = kFrom; n < kTo; ++n) {
 #pragma unroll
     for (int pair = 0; pair < kM / 2; ++pair) {
       float flat[8];
@@ -196,6 +201,17 @@ __device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const 
       for (int i = 0; i < 8; ++i) flat[i] = sum[pair * 2 + i / 4][n][i % 4];
       finish(p, s, me, scratch, pair, n, flat, clamp);
     }
+  }
+  store<8 * kFrom, 8 * kTo>(p, s, me, scratch, tile);
+}
+
+__device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const Pointers& p,
+                                           const Shape& s, const Me& me, u32 scratch, int tile) {
+  if (kPasses == 1 || p.residual) {
+    finish_rows<0, kN>(sum, p, s, me, scratch, tile);
+  } else {
+    finish_rows<0, kN / 2>(sum, p, s, me, scratch, tile);
+    finish_rows<kN / 2, kN>(sum, p, s, me, scratch, tile);
   }
 }
 #endif

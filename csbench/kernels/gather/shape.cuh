@@ -12,19 +12,23 @@ constexpr int kWarps = kGroups * kWarpsAlong * kParts;
 constexpr int kThreads = 32 * (kWarps + GATHER_SPLIT);
 // Where blocks of columns share a window of pixels, a stage holds it once, for 16 channels; else it
 // holds boxes of 64 channels for every block.
-constexpr bool kWindow = GATHER_WINDOW;
+constexpr bool kWindow = GATHER_WINDOW, kWgmma = GATHER_WGMMA;
 constexpr int kCopied = kWindow ? 1 : kBlocks;
 constexpr int kBoxBytes = (kWindow ? 16 : 64) * 128;
 constexpr int kWeightBytes = kPlanes * kUnit * 16 * 2;
 constexpr int kRecord = kWeightBytes + 32;
 constexpr int kRecordCopies = GATHER_AHEAD ? 0 : kGroups;  // of a stage
 constexpr int kScratchPlane = kUnit * 128, kScratchHalf = kPlanes * kScratchPlane;
+// Where no residual waits in the scratch, results may take half of it twice: rings are deeper.
+constexpr int kPasses = kWgmma ? 2 : 1;
 
 static_assert(kM % 4 == 0, "a warp takes whole blocks of 64 columns");
 static_assert(GATHER_SPLIT || kParts == 1, "parts of K are added up only if K is split");
 static_assert(GATHER_AHEAD || (!GATHER_SPLIT && !GATHER_PROMOTE), "records of whole K, one plane");
 static_assert(!kWindow || (kBlocks == 4 && !GATHER_SPLIT && GATHER_SWIZZLED), "2 x 2 pixels");
 static_assert(!kWindow || kHalves <= 2, "a warp's columns are on one line of the window");
+static_assert(!kWgmma || (kN == 4 && kM == 4 && kWarpsAlong == 4 && kPlanes == 1 && !GATHER_AHEAD),
+              "four warps share the weights of a unit, which come with the stages");
 
 struct Shape {
   Divisor blocks[3], row_blocks;                 // tiles = row blocks * blocks of columns

@@ -40,6 +40,7 @@ def _on_the_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # Each: batch, layer, pattern, precision, tile, blocks of a cluster, boxes of a stage.
 WHOLE = partial(Tile, parts=1, split=False, blocks=1)
 SPLIT = partial(Tile, m=4, along=1, split=True, blocks=1)
+TOGETHER = partial(WHOLE, 32, 4, along=4, promote=0, ahead=0, together=True)
 CASES = [
     (64, layer(64, 130, (2, 3), residual=True), "ovw:32@50%", "fp16",
      WHOLE(32, 4, 2, 2, promote=0, ahead=2), 1, 1),
@@ -62,6 +63,13 @@ CASES = [
      WHOLE(32, 4, 2, 4, promote=0, ahead=2, shared=True), 1, 16),
     (48, layer(17, 40, (3, 5), kernel=2, padding=0, residual=True), "ovw:32@50%", "fp16",
      WHOLE(32, 4, 2, 4, promote=0, ahead=2, shared=True), 1, 9),
+    (64, layer(70, 100, (5, 4), kernel=3, residual=True), "ovw:32@75%", "fp16",
+     TOGETHER(groups=2, shared=True), 1, 16),
+    (64, layer(48, 128, (3, 6), kernel=3), "ovw:32@50%", "bf16",
+     TOGETHER(groups=4, shared=True), 1, 16),
+    (70, layer(64, 96, (4, 4), kernel=3, stride=2), "shfl-bw:32@93.75%", "fp16",
+     TOGETHER(groups=1), 1, 2),
+    (64, layer(192, 64, (2, 3), residual=True), "ovw:32@50%", "fp16", TOGETHER(groups=2), 1, 1),
     (17, layer(64, 70, (3, 3), kernel=3, residual=True), "ovw:32@75%", "fp16",
      WHOLE(32, 4, 2, 1, promote=0, ahead=0), 1, 1),
     (20, layer(70, 64, (5, 6), kernel=3, stride=2, padding=0), "ovw:32@50%", "fp16",
