@@ -31,7 +31,9 @@
 // 3; 0: they come with the stages).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
-#if GATHER_AHEAD
+#if GATHER_WGMMA
+#include "gather/together.cuh"
+#elif GATHER_AHEAD
 #include "gather/fetch.cuh"
 #else
 #include "gather/walk.cuh"

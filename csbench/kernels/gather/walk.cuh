@@ -56,17 +56,9 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Rin
         next = following + records;
       }
     }
-#if !GATHER_WGMMA
     load_weights(now, record, me.lane);
-#endif
     const u32 row = load_short(next + row_at);
-    if (!now.empty()) {
-#if GATHER_WGMMA
-      multiply_together(sum, start_of(now, from + mine, me.lane), record);
-#else
-      multiply(sum, now, from + mine, plane_bytes, me.lane);
-#endif
-    }
+    if (!now.empty()) multiply(sum, now, from + mine, plane_bytes, me.lane);
     now.row = row, record = next;
     if (!ends) continue;
     __syncwarp();

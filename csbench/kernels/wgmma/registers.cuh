@@ -2,6 +2,12 @@
 #pragma once
 #include "wgmma/common.cuh"
 
+// The same number, which the compiler keeps in a register instead of computing it again.
+__device__ __forceinline__ u32 held(u32 v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+
 // d += a * b: 64 columns x 32 output channels, 16 deep. Each warp holds 16 rows of A and of D as
 // mma.m16n8k16 does; B is K-major in shared memory (plain_operand), the same for all four warps.
 // d and a belong to the tensor core until wgmma_wait().

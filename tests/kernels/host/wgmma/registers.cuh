@@ -2,6 +2,7 @@
 #pragma once
 #include "wgmma/common.cuh"
 
+inline u32 held(u32 v) { return v; }
 using u64 = unsigned long long;
 inline void wgmma_fence() { __syncwarp(); }
 inline void wgmma_commit() { __syncwarp(); }
