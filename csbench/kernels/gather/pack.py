@@ -153,10 +153,10 @@ def pack(
     count = stages.number
     dealt = deal(units.unit, stages.stage, stages.row, (units.count, count), spans)
     first, total = dealt.first, int(dealt.first[-1])
-    places = _address(stages.row[dealt.order], swizzled) | dealt.moved * NEXT_STAGE
+    places = _address(stages.row, swizzled) | dealt.moved * NEXT_STAGE
     addresses = _addresses(dealt.record, dealt.place, places, total)
     addresses[first[1:] - 1] |= STAGE_ENDS
-    pieces = [ordered(part[dealt.order], dealt.record, dealt.place, total) for part in parts]
+    pieces = [ordered(part, dealt.record, dealt.place, total) for part in parts]
     pieces.append(addresses.to(torch.int16).view(torch.uint8))
     starts = torch.cat([first[:-1].reshape(units.count, count), first[count::count, None]], 1)
     return Packed(torch.cat(pieces, 1), starts.int(), stages.boxes.int(), stages.boxes_of_stage)
