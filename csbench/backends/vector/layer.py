@@ -97,7 +97,9 @@ class Layer:
         )  # fmt: skip
         if window := self.shape.window:
             windows = prod(self.geometry.windowed(window).blocks)
-            load = load._replace(window=prod(window), windows=windows)
+            load = load._replace(
+                window=prod(window), windows=windows, even_window=window[0] % 2 == 0
+            )
         return candidates(self.kind, load, launch.processors(torch.cuda.current_device()))
 
     @property

@@ -25,6 +25,7 @@ class Load(NamedTuple):
     records: Callable[[Packing], int]  # the most of a unit in a stage
     window: int = 0  # pixels that 2 x 2 output pixels share; 0: they cannot
     windows: int = 0  # of the layer
+    even_window: bool = False  # whether it has two halves of whole lines
 
     def plan(self, kind: Kind, tile: Tile, ranks: int, boxes: int) -> Plan | None:
         """The plan, with room for records where stages hold them."""
@@ -51,7 +52,10 @@ def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
 def _windows(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     """The plans whose blocks of columns share a window."""
     found: dict[str, Plan] = {}
-    tiles = [tile for tile in _whole(kind, load) if tile.column_blocks == 4]
+    tiles = [
+        tile for tile in _whole(kind, load)
+        if tile.column_blocks == 4 and (load.even_window or not tile.twins)
+    ]  # fmt: skip
     if kind.planes == 1 and load.unit == 32:  # a window for twice the rows; sixteen warps
         tiles += [Tile(32, 4, 4, 4, 1, False, 0, 1, ahead) for ahead in (1, 2)]
     for tile in tiles if load.window else ():
@@ -126,7 +130,10 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
     if kind.planes == 1 and load.unit == 32 and load.along_images:  # four warps of a unit together
         for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 4), (1, 2)):
             if groups <= load.units:
-                yield Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
+                tile = Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
+                yield tile
+                if -(-load.units // groups) % 2 == 0:
+                    yield tile._replace(twins=True)
 
 
 def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:

@@ -26,7 +26,8 @@
 // Set by -D: CS_BF16, GATHER_ PLANES, N (n8 tiles of a unit), M (m16 tiles of a warp), GROUPS
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
-// tile share one), WGMMA (do four warps multiply together), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
+// tile share one), WGMMA (do four warps multiply together), TWINS (do
+// two blocks of a cluster share columns), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
 // zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while one is multiplied, 1 to
 // 3; 0: they come with the stages).
 #include "gather/feed.cuh"
@@ -90,11 +91,12 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   if (threadIdx.x == 0) {
     for (int i = 0; i < s.slots; ++i) {
       barrier_init(me.full(s, i), 1 + kRecordCopies);
-      barrier_init(me.empty(s, i), kGroups * kWarpsAlong);
+      barrier_init(me.empty(s, i), (1 + kTwins) * kGroups * kWarpsAlong);
     }
     fence_barrier_init();
   }
   __syncthreads();
+  if (kTwins) cluster_sync();  // their barriers are used
 #if GATHER_SPLIT
   let_successor_start();  // it reads its weights meanwhile; small layers leave it room
   if (warp == kWarps) {
@@ -121,5 +123,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   consume(p, s, me, reader, [&] {
     if (warp == 0) feeder.feed(&high, &low, p, s, me);
   });
+  if (kTwins) cluster_sync();  // nobody leaves while the other one may write or arrive here
 #endif
 }

@@ -27,7 +27,8 @@ class Tile(NamedTuple):
     `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor;
     `ahead` records of a warp are on their way while one is multiplied (0: stages hold them). With a
     `shared` window the four blocks of columns are 2 x 2 pixels, and a stage holds what they read of
-    16 channels. `together`: four warps multiply one unit by wgmma.
+    16 channels. `together`: four warps multiply one unit by wgmma. `twins`: two
+    blocks of a cluster have the same columns, and each copies half of them for both.
     """
 
     unit: int
@@ -41,6 +42,7 @@ class Tile(NamedTuple):
     ahead: int
     shared: bool = False
     together: bool = False
+    twins: bool = False
 
     @property
     def warps(self) -> int:
@@ -122,6 +124,11 @@ class Plan(NamedTuple):
         return 1024 + self.factors(kind) + 8 * self.tile.warps * self.tile.unit
 
     @property
+    def cluster(self) -> int:
+        """Blocks of a cluster."""
+        return 2 if self.tile.twins else self.ranks
+
+    @property
     def packing(self) -> Packing:
         return packing(self.tile, self.boxes)
 
@@ -130,7 +137,7 @@ class Plan(NamedTuple):
         k = f", K by {self.ranks} x {t.parts}" if t.split else ""
         records = f"{t.ahead} ahead" if t.ahead else "with records"
         if t.together:
-            records = "wgmma"
+            records = "wgmma, twins" if t.twins else "wgmma"
         return (
             f"{t.groups * t.unit}x{t.along * t.m * 16}, {t.warps} warps{k}, "
             f"{self.slots} stages of {'a window' if t.shared else self.boxes}, {records}, "
@@ -172,6 +179,7 @@ def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:
         "PLANES": kind.planes, "N": tile.unit // 8, "M": tile.m, "GROUPS": tile.groups,
         "COLUMNS": tile.along, "PARTS": tile.parts, "SPLIT": int(tile.split),
         "SWIZZLED": int(swizzled), "WINDOW": int(tile.shared), "WGMMA": int(tile.together),
+        "TWINS": int(tile.twins),
         "PROMOTE": tile.promote, "BLOCKS": tile.blocks, "AHEAD": tile.ahead,
     }  # fmt: skip
     named = (f"-DGATHER_{name}={value}" for name, value in values.items())
