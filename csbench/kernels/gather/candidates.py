@@ -124,8 +124,8 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
         for groups, along, m in (
             (4, 1, 8), (8, 1, 8), (4, 2, 8), (2, 2, 8), (8, 1, 4), (4, 2, 4), (2, 4, 4)
         ):  # fmt: skip
-            if groups <= load.units:
-                blocks, ahead = 8 // (groups * along), 3 if load.along_images else 0
+            for ahead in ((3,) if load.along_images else (0, 3)) if groups <= load.units else ():
+                blocks = 8 // (groups * along)
                 yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, ahead)
     if kind.planes == 1 and load.unit == 32 and load.along_images:  # four warps of a unit together
         for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 4), (1, 2)):
@@ -137,10 +137,10 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
 
 
 def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:
-    """Records that a warp reads ahead: at small batch they come with the stages instead."""
+    """Records that a warp reads ahead; 0: they come with the stages, at small batch only."""
     if kind.planes == 2:
         return (1,)
-    return ((1, 2) if warps == 8 else (2,)) if load.along_images else (0,)
+    return ((1, 2) if warps == 8 else (2,)) if load.along_images else (0, 2)
 
 
 def _split(kind: Kind, load: Load, ranks: int) -> Iterator[Tile]:

@@ -28,7 +28,8 @@
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
 // tile share one), WGMMA (do four warps multiply together), TWINS (do
 // two blocks of a cluster share columns), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
-// zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while one is multiplied, 1 to
+// zero; 0: never), BLOCKS (a processor), UNFOLD (is the
+// result stored as the next layer reads it, too), AHEAD (records on their way while one is multiplied, 1 to
 // 3; 0: they come with the stages).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"

@@ -2,6 +2,9 @@
 // from there to memory. A piece is 32 columns x 8 channels.
 #pragma once
 #include "gather/shape.cuh"
+#if GATHER_UNFOLD
+#include "gather/unfold.cuh"
+#endif
 
 __device__ __forceinline__ float4 add(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
@@ -138,8 +141,11 @@ __device__ __forceinline__ void store(const Pointers& p, const Shape& s, const M
   locate(places, s, me, tile);
   __syncwarp();
   each_sixteen<kFrom, kTo>(s, me, scratch, places, [&](const Sixteen& it, int plane) {
-    *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) =
-        load_ints(it.scratch + plane * kScratchPlane);
+    const int4 numbers = load_ints(it.scratch + plane * kScratchPlane);
+    *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) = numbers;
+#if GATHER_UNFOLD
+    unfold(p, s, it.at, plane, numbers);
+#endif
   });
   __syncwarp();
 }

@@ -31,6 +31,13 @@ static_assert(!kWgmma || (kN == 4 && kM == 4 && kWarpsAlong == 4 && kPlanes == 1
               "four warps share the weights of a unit, which come with the stages");
 static_assert(!kTwins || (kWgmma && kBlocks % 2 == 0), "each of two blocks copies a half for both");
 
+// What the next layer reads of a line: see unfold.cuh.
+struct Unfolding {
+  Divisor pitch, stride;  // of a line here; of that layer
+  int width, taps, out_width, out_pitch, padding, dilation;
+  int plane;  // elements between planes
+};
+
 struct Shape {
   Divisor blocks[3], row_blocks;                 // tiles = row blocks * blocks of columns
   int box_bits[4], step[4], size[4];             // by dimension of columns: see geometry.py
@@ -44,6 +51,7 @@ struct Shape {
   int scratch, scratch_step, barriers, factors;  // byte offsets in shared memory
   int relu;
   float residual_scale;
+  Unfolding unfolding;
 
   __device__ __forceinline__ int blocks_along_k() const { return GATHER_SPLIT ? ranks : 1; }
   // The block of columns of a tile, or, where the blocks of a tile are counted as one, all of them.
@@ -59,7 +67,7 @@ struct Pointers {
   const int* rows;    // output channel of each row of each unit, -1 where it is padding
   const float *scale, *bias, *limit;  // by row of the units; where ReLU6 ends, or null
   const u16* residual;
-  u16* out;
+  u16 *out, *unfolded;
 };
 
 // Who a warp is, and what it works on in every tile.

@@ -173,7 +173,7 @@ def plan(
     return None
 
 
-def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:
+def options(kind: Kind, tile: Tile, swizzled: bool, unfold: bool) -> tuple[str, ...]:
     """The compiler's -D options for one tile."""
     values = {
         "PLANES": kind.planes, "N": tile.unit // 8, "M": tile.m, "GROUPS": tile.groups,
@@ -181,12 +181,13 @@ def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:
         "SWIZZLED": int(swizzled), "WINDOW": int(tile.shared), "WGMMA": int(tile.together),
         "TWINS": int(tile.twins),
         "PROMOTE": tile.promote, "BLOCKS": tile.blocks, "AHEAD": tile.ahead,
+        "UNFOLD": int(unfold),
     }  # fmt: skip
     named = (f"-DGATHER_{name}={value}" for name, value in values.items())
     return (f"-DCS_BF16={int(kind.bf16)}", *named)
 
 
-def kernel(kind: Kind, p: Plan, swizzled: bool) -> nvrtc.Kernel:
+def kernel(kind: Kind, p: Plan, swizzled: bool, unfold: bool) -> nvrtc.Kernel:
     """The convolution kernel of one plan on torch's current device."""
-    module = nvrtc.load("gather/conv.cu", options=options(kind, p.tile, swizzled))
+    module = nvrtc.load("gather/conv.cu", options=options(kind, p.tile, swizzled, unfold))
     return module.kernel("gather_conv").prepare(shared=p.shared(kind))

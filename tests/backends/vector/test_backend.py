@@ -16,7 +16,7 @@ from csbench.core.pattern import parse
 from csbench.graph.program import output_hw
 from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Shape, geometry
-from csbench.kernels.gather.tile import Kind, Packing, Plan, options
+from csbench.kernels.gather.tile import Kind, Packing, Plan, Tile, options
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
@@ -156,7 +156,7 @@ SPILL_LIMIT = 64  # bytes, outside of the main loop
 LARGE = Load(8, 32, 3136, 36, 0.5, True, True, most_records, 16, 784)
 SMALL = Load(8, 32, 4, 36, 0.25, True, False, most_records)
 TILES = [
-    (kind, plan.tile)
+    (kind, plan.tile, load is SMALL)  # whose results are unfolded for the next layer
     for kind in KINDS[:2]
     for load in (LARGE, SMALL)
     for plan in list(candidates(kind, load, 132).values())[::5]
@@ -164,9 +164,11 @@ TILES = [
 
 
 @needs_nvcc
-@pytest.mark.parametrize(("kind", "tile"), TILES, ids=str)
-def test_kernels_compile_without_spills(kind: Kind, tile: object, tmp_path: Path) -> None:
-    found = compiled("gather/conv.cu", options(kind, tile, True), HOPPER, tmp_path)
+@pytest.mark.parametrize(("kind", "tile", "unfold"), TILES, ids=str)
+def test_kernels_compile_without_spills(
+    kind: Kind, tile: Tile, unfold: bool, tmp_path: Path
+) -> None:
+    found = compiled("gather/conv.cu", options(kind, tile, True, unfold), HOPPER, tmp_path)
     assert found.spilled <= SPILL_LIMIT, found.log
 
 

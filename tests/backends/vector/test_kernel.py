@@ -19,6 +19,7 @@ from csbench.graph import reference
 from csbench.graph.program import Conv
 from csbench.kernels import search
 from csbench.kernels.gather import io
+from csbench.kernels.gather.layout import Unfolding
 from csbench.kernels.gather.tile import Tile, packing, plan
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.host import host
@@ -123,6 +124,51 @@ def test_convolution(
     out = io.unpack(made.run_with(chosen, pack(x, gain=gains[0]), added), gains[2], torch.float32)
     error = reference.relative_error(out, reference.convolution(conv, x, residual))
     assert error < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("batch", "found"), [(1, True), (20, True), (64, False)])
+def test_records_come_with_the_stages_at_small_batch(batch: int, found: bool) -> None:
+    """In layers of one pixel too, whose columns are flat."""
+    for kernel in (1, 3):
+        _, units = units_of(torch.randn(256, 256, kernel, kernel), "ovw:32@75%")
+        conv = layer(256, 256, (28, 28), kernel=kernel)
+        plans = Layer(conv, units, kind_of("fp16"), batch, "cpu").plans
+        assert any("with records" in name for name in plans) == found
+
+
+UNFOLDED = [
+    (1, layer(64, 96, (9, 17)), Unfolding(17, 3, 1, 1, 1)),
+    (2, layer(64, 40, (7, 8), kernel=3, residual=True), Unfolding(4, 3, 2, 1, 1)),
+    (3, layer(70, 64, (4, 5)), Unfolding(9, 2, 1, 3, 2)),
+    (1, layer(64, 96, (3, 30)), Unfolding(28, 3, 1, 0, 1)),
+    (1, layer(64, 32, (5, 11)), Unfolding(6, 7, 3, 6, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize(("batch", "conv", "unfolding"), UNFOLDED)
+@pytest.mark.parametrize("split", [False, True])
+def test_a_layer_leaves_what_the_next_one_reads(
+    batch: int, conv: Conv, unfolding: Unfolding, split: bool, dtype: str
+) -> None:
+    """Bit by bit what a kernel of its own makes of the result."""
+    weight, units = units_of(conv.weight, "ovw:32@50%")
+    conv, kind = dataclasses.replace(conv, weight=weight), kind_of(dtype)
+    made = Layer(conv, units, kind, batch, "cpu", unfolding=unfolding)
+    pack = partial(io.pack, planes=kind.planes, bf16=False, gain=torch.tensor(1.0))
+    added = pack(torch.randn(batch, *conv.output_size)) if conv.residual else None
+    tile = SPLIT(32, groups=2, parts=2, promote=0, ahead=1) if split else (
+        WHOLE(32, 4, 2, 1, promote=0, ahead=1)
+    )  # fmt: skip
+    chosen = plan(kind, tile, 2 if split else 1, 1, conv.residual, 0)
+    assert chosen is not None
+    out = made.run_with(chosen, pack(torch.randn(batch, *conv.input_size)), added)
+    assert out.unfolded is not None
+
+    def read(data: torch.Tensor) -> torch.Tensor:
+        return data.view(len(data), -1, unfolding.taps, unfolding.pitch)[..., : unfolding.out_width]
+
+    assert torch.equal(read(out.unfolded), read(io.unfold(out, unfolding).data))
 
 
 @pytest.mark.parametrize("batch", [1, 64])
