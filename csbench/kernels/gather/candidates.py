@@ -128,7 +128,7 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
                 blocks, ahead = 8 // (groups * along), 3 if load.along_images else 0
                 yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, ahead)
     if kind.planes == 1 and load.unit == 32 and load.along_images:  # four warps of a unit together
-        for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 4), (1, 2)):
+        for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 2)):
             if groups <= load.units:
                 tile = Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
                 yield tile

@@ -27,7 +27,7 @@
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
 // tile share one), WGMMA (do four warps multiply together), TWINS (do
-// two blocks of a cluster share columns), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
+// two blocks of a cluster share columns), COPIERS (warps that only copy), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
 // zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while one is multiplied, 1 to
 // 3; 0: they come with the stages).
 #include "gather/feed.cuh"
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   Me me;
   me.lane = threadIdx.x % 32, me.rank = GATHER_SPLIT ? blockIdx.x % s.ranks : 0;
   if (kWgmma)  // the four warps of a unit are neighbours
-    me.group = warp / kWarpsAlong, me.along = warp % kWarpsAlong;
+    me.group = warp / kWarpsAlong % kGroups, me.along = warp % kWarpsAlong;
   else
     me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
   me.part = GATHER_SPLIT ? warp / (kGroups * kWarpsAlong) : 0;
@@ -112,6 +112,21 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   }
   // Nobody leaves while another block may read its sums.
   if (s.ranks > 1) cluster_sync();
+#elif GATHER_COPIERS
+  if (warp >= kWarps) {
+    lower_registers<kOfCopiers>();
+    if (warp == kWarps) {
+      await_predecessor();
+      Feeder feeder(p, s, me);
+      while (feeder.feed(&high, &low, p, s, me)) continue;
+    }
+  } else {
+    raise_registers<kOfOthers>();
+    Reader reader(p, s, me);
+    await_predecessor();
+    keep_factors(p, s, me);
+    consume(p, s, me, reader, [] {});
+  }
 #else
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
@@ -123,6 +138,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   consume(p, s, me, reader, [&] {
     if (warp == 0) feeder.feed(&high, &low, p, s, me);
   });
-  if (kTwins) cluster_sync();  // nobody leaves while the other one may write or arrive here
 #endif
+  if (kTwins) cluster_sync();  // nobody leaves while the other one may write or arrive here
 }

@@ -153,7 +153,7 @@ def test_columns_cover_the_output_once(images: int) -> None:
 
 
 SPILL_LIMIT = 64  # bytes, outside of the main loop
-LARGE = Load(8, 32, 3136, 36, 0.5, True, True, most_records, 16, 784)
+LARGE = Load(8, 32, 3136, 36, 0.5, True, True, most_records, 16, 784, True)
 SMALL = Load(8, 32, 4, 36, 0.25, True, False, most_records)
 TILES = [
     (kind, plan.tile)
