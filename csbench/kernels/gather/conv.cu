@@ -32,6 +32,7 @@
 // 3; 0: they come with the stages).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
+#include "wgmma/prefetch.cuh"
 #if GATHER_WGMMA
 #include "gather/together.cuh"
 #elif GATHER_AHEAD
@@ -39,6 +40,17 @@
 #else
 #include "gather/walk.cuh"
 #endif
+
+// At small batch the kernel before is short and weights may have left L2: while it runs, all of this
+// warp's records are asked for.
+constexpr bool kShort = GATHER_SPLIT || (!GATHER_AHEAD && !kWgmma);
+__device__ __forceinline__ void prefetch_records(const Pointers& p, const Shape& s, const Me& me) {
+  if (!kShort || me.lane || me.along || threadIdx.x / 32 >= kWarps) return;
+  const int* starts = p.starts + me.unit * (s.stages + 1);
+  const u32 from = __ldg(starts + first_stage(s, me.rank, me.part));
+  const u32 count = __ldg(starts + first_stage(s, me.rank, me.part + 1)) - from;
+  if (count) prefetch_bytes(p.records + from * kRecord, count * kRecord);
+}
 
 // Every tile of this warp. A tile's residual is on its way while the tile before is multiplied.
 template <class Refill>
@@ -88,7 +100,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   me.channel = me.lane < kUnit && unit < s.units ? __ldg(p.rows + unit * kUnit + me.lane) : -1;
   if (me.channel > 0) me.channel *= s.channel;
 
+  prefetch_records(p, s, me);
   if (threadIdx.x == 0) {
+    prefetch_map(&high);
+    if (kPlanes == 2) prefetch_map(&low);
     for (int i = 0; i < s.slots; ++i) {
       barrier_init(me.full(s, i), 1 + kRecordCopies);
       barrier_init(me.empty(s, i), (1 + kTwins) * kGroups * kWarpsAlong);
@@ -128,6 +143,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
     consume(p, s, me, reader, [] {});
   }
 #else
+  if (kShort) let_successor_start();
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
   await_predecessor();
