@@ -66,7 +66,10 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
     if (p.residual) fetch_residual(p, s, me, other, tile + stride);
     float sum[kM][kN][4];
     accumulate(sum, reader, ring, p, s, me, refill);
-    if (p.residual) await_copies<1>();
+    if (p.residual)
+      await_copies<1>();
+    else
+      await_copies<0>();
     __syncwarp();
 #if GATHER_SPLIT
     add_up(sum, p, s, me);
@@ -115,8 +118,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
 #if GATHER_SPLIT
   let_successor_start();  // it reads its weights meanwhile; small layers leave it room
   if (warp == kWarps) {
-    await_predecessor();
     Feeder feeder(p, s, me);
+    await_predecessor();
     while (feeder.feed(&high, &low, p, s, me)) continue;
     if (s.ranks > 1) cluster_sync();
   } else {
@@ -131,8 +134,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   if (warp >= kWarps) {
     lower_registers<kOfCopiers>();
     if (warp == kWarps) {
-      await_predecessor();
       Feeder feeder(p, s, me);
+      await_predecessor();
       while (feeder.feed(&high, &low, p, s, me)) continue;
     }
   } else {
@@ -146,8 +149,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   if (kShort) let_successor_start();
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
-  await_predecessor();
   Feeder feeder(p, s, me);
+  await_predecessor();
   if (warp == 0)
     for (int slot = 1; slot < s.slots; ++slot) feeder.feed(&high, &low, p, s, me);
   keep_factors(p, s, me);

@@ -129,6 +129,39 @@ def test_convolution(
     assert error < TOLERANCE[dtype]
 
 
+LATE = [
+    (64, WHOLE(32, 4, 2, 2, promote=0, ahead=2), 1), (64, TOGETHER(groups=2), 1),
+    (3, WHOLE(32, 4, 2, 1, promote=0, ahead=0), 1),
+    (1, SPLIT(32, groups=2, parts=2, promote=0, ahead=2), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch", "tile", "ranks"), LATE, ids=str)
+def test_what_the_kernel_before_writes_is_read_late(batch: int, tile: Tile, ranks: int) -> None:
+    """Weights are asked for early; activations, scales and biases may be its results."""
+    weight, units = units_of(torch.randn(64, 256, 1, 1), "ovw:32@50%")
+    conv = dataclasses.replace(layer(256, 64, (2, 3), residual=True), weight=weight)
+    made = Layer(conv, units, kind_of("fp16"), batch, "cpu")
+    x, residual = torch.randn(batch, 256, 2, 3), torch.randn(batch, 64, 2, 3)
+    given = [io.pack(v, 1, False, torch.ones(())) for v in (x, residual)]
+    late = [given[0].data, given[1].data, made.unscale, made.bias]
+    results = [v.clone() for v in late]
+    for v in late:
+        v.fill_(torch.nan)
+
+    def end() -> None:
+        for v, result in zip(late, results, strict=True):
+            v.copy_(result)
+
+    records = 0 if tile.ahead else made.weights.records(packing(tile, 1))
+    chosen = plan(made.kind, tile, ranks, 1, True, records)
+    assert chosen is not None
+    with host.ends_late(end):
+        out = made.run_with(chosen, *given)
+    found = io.unpack(out, torch.ones(()), torch.float32)
+    assert reference.relative_error(found, reference.convolution(conv, x, residual)) < 1e-3
+
+
 @pytest.mark.parametrize("batch", [1, 64])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_zeros_meet_no_input(dtype: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
