@@ -52,9 +52,10 @@ def candidates(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
 def _windows(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     """The plans whose blocks of columns share a window."""
     found: dict[str, Plan] = {}
-    tiles = [
-        tile for tile in _whole(kind, load)
-        if tile.column_blocks == 4 and (load.even_window or not tile.twins)
+    tiles = [tile for tile in _whole(kind, load) if tile.column_blocks == 4]
+    tiles += [
+        tile._replace(twins=True) for tile in tiles
+        if load.even_window and tile.copiers and -(-load.units // tile.groups) % 2 == 0
     ]  # fmt: skip
     if kind.planes == 1 and load.unit == 32:  # a window for twice the rows; sixteen warps
         tiles += [Tile(32, 4, 4, 4, 1, False, 0, 1, ahead) for ahead in (1, 2)]
@@ -83,7 +84,8 @@ def _worthwhile(p: Plan, load: Load, blocks: int, processors: int) -> bool:
     t, stages = p.tile, -(-load.total_boxes // p.boxes)
     if not t.split:
         most = 8 * processors if t.warps < 4 else blocks
-        return processors // 2 <= blocks <= most or (t.groups, t.along) == (1, 4)
+        alone = (t.groups, t.along) == (1, 4) and not t.together
+        return processors // 2 <= blocks <= most or alone
     spread = p.ranks * t.parts
     return spread > 1 and stages >= spread and processors // 3 <= blocks <= 4 * processors
 
@@ -124,16 +126,16 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
         for groups, along, m in (
             (4, 1, 8), (8, 1, 8), (4, 2, 8), (2, 2, 8), (8, 1, 4), (4, 2, 4), (2, 4, 4)
         ):  # fmt: skip
-            for ahead in ((3,) if load.along_images else (0, 3)) if groups <= load.units else ():
+            slow = load.along_images and m == 4  # at 50 % by 14 % and more
+            if groups > load.units or slow:
+                continue
+            for ahead in (3,) if load.along_images else (0, 3):
                 blocks = 8 // (groups * along)
                 yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, ahead)
     if kind.planes == 1 and load.unit == 32 and load.along_images:  # four warps of a unit together
-        for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 4), (1, 2)):
+        for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 2)):
             if groups <= load.units:
-                tile = Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
-                yield tile
-                if -(-load.units // groups) % 2 == 0:
-                    yield tile._replace(twins=True)
+                yield Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
 
 
 def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:

@@ -26,13 +26,14 @@
 // Set by -D: CS_BF16, GATHER_ PLANES, N (n8 tiles of a unit), M (m16 tiles of a warp), GROUPS
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
-// tile share one), WGMMA (do four warps multiply together), TWINS (do
-// two blocks of a cluster share columns), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
-// zero; 0: never), BLOCKS (a processor), UNFOLD (is the
-// result stored as the next layer reads it, too), AHEAD (records on their way while one is multiplied, 1 to
+// tile share one), WGMMA (do four warps multiply together), TWINS (do two blocks of a cluster share
+// columns), COPIERS (warps that only copy), PROMOTE (k-steps between additions outside the tensor
+// core, which rounds toward zero; 0: never), BLOCKS (a processor), UNFOLD (is the result stored as
+// the next layer reads it, too), AHEAD (records on their way while one is multiplied, 1 to
 // 3; 0: they come with the stages).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
+#include "wgmma/prefetch.cuh"
 #if GATHER_WGMMA
 #include "gather/together.cuh"
 #elif GATHER_AHEAD
@@ -40,6 +41,17 @@
 #else
 #include "gather/walk.cuh"
 #endif
+
+// At small batch the kernel before is short and weights may have left L2: while it runs, all of this
+// warp's records are asked for.
+constexpr bool kShort = GATHER_SPLIT || (!GATHER_AHEAD && !kWgmma);
+__device__ __forceinline__ void prefetch_records(const Pointers& p, const Shape& s, const Me& me) {
+  if (!kShort || me.lane || me.along || threadIdx.x / 32 >= kWarps) return;
+  const int* starts = p.starts + me.unit * (s.stages + 1);
+  const u32 from = __ldg(starts + first_stage(s, me.rank, me.part));
+  const u32 count = __ldg(starts + first_stage(s, me.rank, me.part + 1)) - from;
+  if (count) prefetch_bytes(p.records + from * kRecord, count * kRecord);
+}
 
 // Every tile of this warp. A tile's residual is on its way while the tile before is multiplied.
 template <class Refill>
@@ -55,7 +67,10 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
     if (p.residual) fetch_residual(p, s, me, other, tile + stride);
     float sum[kM][kN][4];
     accumulate(sum, reader, ring, p, s, me, refill);
-    if (p.residual) await_copies<1>();
+    if (p.residual)
+      await_copies<1>();
+    else
+      await_copies<0>();
     __syncwarp();
 #if GATHER_SPLIT
     add_up(sum, p, s, me);
@@ -75,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   Me me;
   me.lane = threadIdx.x % 32, me.rank = GATHER_SPLIT ? blockIdx.x % s.ranks : 0;
   if (kWgmma)  // the four warps of a unit are neighbours
-    me.group = warp / kWarpsAlong, me.along = warp % kWarpsAlong;
+    me.group = warp / kWarpsAlong % kGroups, me.along = warp % kWarpsAlong;
   else
     me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
   me.part = GATHER_SPLIT ? warp / (kGroups * kWarpsAlong) : 0;
@@ -89,7 +104,10 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   me.channel = me.lane < kUnit && unit < s.units ? __ldg(p.rows + unit * kUnit + me.lane) : -1;
   if (me.channel > 0) me.channel *= s.channel;
 
+  prefetch_records(p, s, me);
   if (threadIdx.x == 0) {
+    prefetch_map(&high);
+    if (kPlanes == 2) prefetch_map(&low);
     for (int i = 0; i < s.slots; ++i) {
       barrier_init(me.full(s, i), 1 + kRecordCopies);
       barrier_init(me.empty(s, i), (1 + kTwins) * kGroups * kWarpsAlong);
@@ -101,8 +119,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
 #if GATHER_SPLIT
   let_successor_start();  // it reads its weights meanwhile; small layers leave it room
   if (warp == kWarps) {
-    await_predecessor();
     Feeder feeder(p, s, me);
+    await_predecessor();
     while (feeder.feed(&high, &low, p, s, me)) continue;
     if (s.ranks > 1) cluster_sync();
   } else {
@@ -113,17 +131,33 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   }
   // Nobody leaves while another block may read its sums.
   if (s.ranks > 1) cluster_sync();
+#elif GATHER_COPIERS
+  if (warp >= kWarps) {
+    lower_registers<kOfCopiers>();
+    if (warp == kWarps) {
+      Feeder feeder(p, s, me);
+      await_predecessor();
+      while (feeder.feed(&high, &low, p, s, me)) continue;
+    }
+  } else {
+    raise_registers<kOfOthers>();
+    Reader reader(p, s, me);
+    await_predecessor();
+    keep_factors(p, s, me);
+    consume(p, s, me, reader, [] {});
+  }
 #else
+  if (kShort) let_successor_start();
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
-  await_predecessor();
   Feeder feeder(p, s, me);
+  await_predecessor();
   if (warp == 0)
     for (int slot = 1; slot < s.slots; ++slot) feeder.feed(&high, &low, p, s, me);
   keep_factors(p, s, me);
   consume(p, s, me, reader, [&] {
     if (warp == 0) feeder.feed(&high, &low, p, s, me);
   });
-  if (kTwins) cluster_sync();  // nobody leaves while the other one may write or arrive here
 #endif
+  if (kTwins) cluster_sync();  // nobody leaves while the other one may write or arrive here
 }

@@ -32,7 +32,7 @@ struct Feeder {
 
   __device__ __forceinline__ Feeder(const Pointers& p, const Shape& s, const Me& me) {
     tile = blockIdx.x / s.blocks_along_k(), turn = 0;
-    if (threadIdx.x / 32 != GATHER_SPLIT * kWarps) return;
+    if (threadIdx.x / 32 != (kCopiers ? kWarps : 0)) return;
     locate(s, me);
     // Warp 0 has the first unit; groups past the last one read its records once more.
     starts = p.starts + min(me.unit + me.lane, s.units - 1) * (s.stages + 1);

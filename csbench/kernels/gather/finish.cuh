@@ -74,15 +74,15 @@ __device__ __forceinline__ void fetch_residual(const Pointers& p, const Shape& s
   close_copies();
 }
 
-// The unit's scales and biases, which every tile reads again, from memory to shared memory.
+// The unit's scales and biases, which every tile reads again, to shared memory: one group of copies.
 __device__ __forceinline__ void keep_factors(const Pointers& p, const Shape& s, const Me& me) {
-  if (me.lane < kUnit / 2) {
-    const int at = me.unit * kUnit / 2 + me.lane;
-    const float2 scale = __ldg(reinterpret_cast<const float2*>(p.scale) + at);
-    const float2 bias = __ldg(reinterpret_cast<const float2*>(p.bias) + at);
-    store_floats(me.factors(s) + me.lane * 16, make_float4(scale.x, scale.y, bias.x, bias.y));
+  if (me.lane < kUnit) {
+    const int at = me.unit * kUnit + me.lane;
+    const u32 to = me.factors(s) + me.lane / 2 * 16 + me.lane % 2 * 4;  // of two rows together
+    copy_async<4>(to, p.scale + at);
+    copy_async<4>(to + 8, p.bias + at);
   }
-  __syncwarp();
+  close_copies();
 }
 
 // Where an activation clamps.

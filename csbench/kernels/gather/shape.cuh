@@ -9,7 +9,13 @@ constexpr Numbers kNumbers = CS_BF16 ? Numbers::bf16 : Numbers::fp16;
 constexpr int kHalves = kM / 4;                      // blocks of 64 columns of a warp
 constexpr int kBlocks = kWarpsAlong * kHalves;       // of a thread block
 constexpr int kWarps = kGroups * kWarpsAlong * kParts;
-constexpr int kThreads = 32 * (kWarps + GATHER_SPLIT);
+// Warps that only copy, after the others; without them the first warp does. Registers are dealt anew
+// to four warps at a time, so there are four of them where these are scarce, three of which idle.
+constexpr int kCopiers = GATHER_COPIERS;
+constexpr int kThreads = 32 * (kWarps + kCopiers);
+constexpr int kAtLaunch = 65536 / GATHER_BLOCKS / kThreads / 8 * 8, kOfCopiers = 32;
+constexpr int kOfOthers =
+    kCopiers == 4 ? (kAtLaunch * kThreads - kOfCopiers * 128) / (kWarps * 32) / 8 * 8 : kAtLaunch;
 // Where blocks of columns share a window of pixels, a stage holds it once, for 16 channels; else it
 // holds boxes of 64 channels for every block.
 constexpr bool kWindow = GATHER_WINDOW, kWgmma = GATHER_WGMMA, kTwins = GATHER_TWINS;

@@ -50,7 +50,15 @@ class Tile(NamedTuple):
 
     @property
     def threads(self) -> int:
-        return 32 * (self.warps + self.split)
+        return 32 * (self.warps + self.copiers)
+
+    @property
+    def copiers(self) -> int:
+        """Warps that only copy: four, of which three are idle, since registers are dealt to four at
+        a time; none where two blocks of eight warps need all registers."""
+        if self.together:
+            return 4 if self.blocks == 1 or self.groups == 1 else 0
+        return int(self.split)
 
     @property
     def column_blocks(self) -> int:
@@ -179,7 +187,7 @@ def options(kind: Kind, tile: Tile, swizzled: bool, unfold: bool) -> tuple[str, 
         "PLANES": kind.planes, "N": tile.unit // 8, "M": tile.m, "GROUPS": tile.groups,
         "COLUMNS": tile.along, "PARTS": tile.parts, "SPLIT": int(tile.split),
         "SWIZZLED": int(swizzled), "WINDOW": int(tile.shared), "WGMMA": int(tile.together),
-        "TWINS": int(tile.twins),
+        "TWINS": int(tile.twins), "COPIERS": tile.copiers,
         "PROMOTE": tile.promote, "BLOCKS": tile.blocks, "AHEAD": tile.ahead,
         "UNFOLD": int(unfold),
     }  # fmt: skip

@@ -9,6 +9,9 @@ struct Reader {
   __device__ __forceinline__ Reader(const Pointers&, const Shape&, const Me&) {}
 };
 
+// Whether registers allow to gather a record's columns while the one before is multiplied.
+constexpr bool kAhead = kOfOthers >= 128;
+
 // Columns of the four m16 tiles at a record's rows.
 struct Gathered {
   u32 x[kM][4];
@@ -33,15 +36,17 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Rin
   following.row = load_short(record + row_at);
   // The slot of the stage before is filled again one record late, when other warps have left it too.
   int slot = ring.slot, left = s.stages, late = s.slots > 2;
-  // Gathers the columns of the record that comes next.
-  const auto gather = [&](Gathered& into) {
+  // Goes on to the next record, once its columns are there.
+  u32 at;
+  const auto proceed = [&] {
     now = following, record = next;
-    const bool ends = now.ends();
-    if (late == 0 || (ends && late > 0)) refill(), late = 0;
-    --late;
+    if (!kCopiers) {
+      if (late == 0 || (now.ends() && late > 0)) refill(), late = 0;
+      --late;
+    }
     u32 from = stage;
     next = record + kRecord;
-    if (ends) {
+    if (now.ends()) {
       next = record;
       if (left > 1) {  // the record may hold channels of the next stage
         ring.advance(1, s.slots);
@@ -52,13 +57,15 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Rin
       }
     }
     following.row = load_short(next + row_at);
-    const u32 at = start_of(now, from, me.lane);
+    at = start_of(now, from, me.lane);
+  };
+  const auto gather = [&](Gathered& into) {
     if (!now.empty())
 #pragma unroll
       for (int m = 0; m < kM; ++m) load_transposed(into.x[m], tile_of(at, m));
   };
-  // Multiplies a record's columns while those of the next one are gathered; true at the end of the
-  // tile.
+  // Multiplies a record's columns while those of the next one are gathered, or at least looked for;
+  // true at the end of the tile.
   const auto step = [&](const Gathered& held, Gathered& other) {
     if (!now.empty()) {
       const u64 weights = plain_operand(record, 128, 256);
@@ -80,12 +87,15 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Rin
       stage = next - records, slot = ring.slot, late = s.slots > 2;
       if (--left == 0) return true;
     }
-    gather(other);
+    proceed();
+    if (kAhead) gather(other);
     wgmma_wait<0>();
+    if (!kAhead) gather(other);
     return false;
   };
-  Gathered x[2];
+  Gathered x[1 + kAhead];
+  proceed();
   gather(x[0]);
-  while (!step(x[0], x[1]) && !step(x[1], x[0])) continue;
+  while (!step(x[0], x[kAhead]) && !step(x[kAhead], x[0])) continue;
   ring.advance(1, s.slots);
 }

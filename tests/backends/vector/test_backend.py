@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def test_columns_cover_the_output_once(images: int) -> None:
 
 
 SPILL_LIMIT = 64  # bytes, outside of the main loop
-LARGE = Load(8, 32, 3136, 36, 0.5, True, True, most_records, 16, 784)
+LARGE = Load(8, 32, 3136, 36, 0.5, True, True, most_records, 16, 784, True)
 SMALL = Load(8, 32, 4, 36, 0.25, True, False, most_records)
 TILES = [
     (kind, plan.tile, load is SMALL)  # whose results are unfolded for the next layer
@@ -170,6 +171,21 @@ def test_kernels_compile_without_spills(
 ) -> None:
     found = compiled("gather/conv.cu", options(kind, tile, True, unfold), HOPPER, tmp_path)
     assert found.spilled <= SPILL_LIMIT, found.log
+
+
+TOGETHER = sorted(
+    {plan.tile for plan in candidates(KINDS[0], LARGE, 132).values() if plan.tile.copiers == 4}
+)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("tile", TOGETHER, ids=str)
+def test_registers_that_are_dealt_anew_are_there(tile: Tile, tmp_path: Path) -> None:
+    """More than a block had at its launch would be waited for without end (kOfOthers)."""
+    log = compiled("gather/conv.cu", options(KINDS[0], tile, True), HOPPER, tmp_path).log
+    (used,) = re.findall(r"Used (\d+) registers", log)
+    assert int(used) == 65536 // tile.blocks // tile.threads // 8 * 8
+    assert "wgmma" not in log  # ptxas says so where it makes products wait for each other
 
 
 @needs_nvcc

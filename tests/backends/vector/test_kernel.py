@@ -74,6 +74,10 @@ CASES = [
      TOGETHER(groups=4, shared=True, twins=True), 1, 16),
     (70, layer(128, 60, (3, 4), residual=True), "ovw:32@50%", "bf16",
      TOGETHER(groups=1, twins=True), 1, 2),
+    (64, layer(70, 64, (3, 4), kernel=3), "ovw:32@75%", "fp16",
+     TOGETHER(groups=2, blocks=2, shared=True), 1, 16),
+    (64, layer(130, 128, (2, 2)), "ovw:32@75%", "fp16",
+     TOGETHER(groups=2, blocks=2, twins=True), 1, 1),
     (70, layer(64, 96, (4, 4), kernel=3, stride=2), "shfl-bw:32@93.75%", "fp16",
      TOGETHER(groups=1), 1, 2),
     (64, layer(192, 64, (2, 3), residual=True), "ovw:32@50%", "fp16", TOGETHER(groups=2), 1, 1),
@@ -169,6 +173,39 @@ def test_a_layer_leaves_what_the_next_one_reads(
         return data.view(len(data), -1, unfolding.taps, unfolding.pitch)[..., : unfolding.out_width]
 
     assert torch.equal(read(out.unfolded), read(io.unfold(out, unfolding).data))
+
+
+LATE = [
+    (64, WHOLE(32, 4, 2, 2, promote=0, ahead=2), 1), (64, TOGETHER(groups=2), 1),
+    (3, WHOLE(32, 4, 2, 1, promote=0, ahead=0), 1),
+    (1, SPLIT(32, groups=2, parts=2, promote=0, ahead=2), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch", "tile", "ranks"), LATE, ids=str)
+def test_what_the_kernel_before_writes_is_read_late(batch: int, tile: Tile, ranks: int) -> None:
+    """Weights are asked for early; activations, scales and biases may be its results."""
+    weight, units = units_of(torch.randn(64, 256, 1, 1), "ovw:32@50%")
+    conv = dataclasses.replace(layer(256, 64, (2, 3), residual=True), weight=weight)
+    made = Layer(conv, units, kind_of("fp16"), batch, "cpu")
+    x, residual = torch.randn(batch, 256, 2, 3), torch.randn(batch, 64, 2, 3)
+    given = [io.pack(v, 1, False, torch.ones(())) for v in (x, residual)]
+    late = [given[0].data, given[1].data, made.unscale, made.bias]
+    results = [v.clone() for v in late]
+    for v in late:
+        v.fill_(torch.nan)
+
+    def end() -> None:
+        for v, result in zip(late, results, strict=True):
+            v.copy_(result)
+
+    records = 0 if tile.ahead else made.weights.records(packing(tile, 1))
+    chosen = plan(made.kind, tile, ranks, 1, True, records)
+    assert chosen is not None
+    with host.ends_late(end):
+        out = made.run_with(chosen, *given)
+    found = io.unpack(out, torch.ones(()), torch.float32)
+    assert reference.relative_error(found, reference.convolution(conv, x, residual)) < 1e-3
 
 
 @pytest.mark.parametrize("batch", [1, 64])

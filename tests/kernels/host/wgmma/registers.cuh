@@ -2,6 +2,8 @@
 #pragma once
 #include "wgmma/common.cuh"
 
+template <int> void lower_registers() {}
+template <int> void raise_registers() {}
 inline u32 held(u32 v) { return v; }
 using u64 = unsigned long long;
 inline void wgmma_fence() { __syncwarp(); }
