@@ -182,7 +182,7 @@ TOGETHER = sorted(
 @pytest.mark.parametrize("tile", TOGETHER, ids=str)
 def test_registers_that_are_dealt_anew_are_there(tile: Tile, tmp_path: Path) -> None:
     """More than a block had at its launch would be waited for without end (kOfOthers)."""
-    log = compiled("gather/conv.cu", options(KINDS[0], tile, True), HOPPER, tmp_path).log
+    log = compiled("gather/conv.cu", options(KINDS[0], tile, True, False), HOPPER, tmp_path).log
     (used,) = re.findall(r"Used (\d+) registers", log)
     assert int(used) == 65536 // tile.blocks // tile.threads // 8 * 8
     assert "wgmma" not in log  # ptxas says so where it makes products wait for each other
