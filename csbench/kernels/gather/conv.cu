@@ -10,6 +10,8 @@
 // of eight rows: they may be any rows, so a kept channel costs what a channel of a dense product
 // costs. Columns are M and output channels N of mma.m16n8k16; weights are read in fragment order.
 //
+// Four warps of a unit may multiply together by wgmma, with their gathered columns in registers.
+//
 // A stage is a few boxes. For each unit and stage the host packs its kept columns as records of 16
 // (one k-step): weights, and where their rows lie in the stage; the last record may hold columns of
 // the next stage too. A warp reads them from memory, or, at small batch, they come with a stage's
@@ -26,10 +28,10 @@
 // Set by -D: CS_BF16, GATHER_ PLANES, N (n8 tiles of a unit), M (m16 tiles of a warp), GROUPS
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
-// tile share one), WGMMA (do four warps multiply together), TWINS (do
-// two blocks of a cluster share columns), COPIERS (warps that only copy), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
-// zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while one is multiplied, 1 to
-// 3; 0: they come with the stages).
+// tile share one), WGMMA (do four warps multiply together), TWINS (do two blocks of a cluster share
+// columns), COPIERS (warps that only copy), PROMOTE (k-steps between additions outside the tensor
+// core, which rounds toward zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while
+// one is multiplied, 1 to 3; 0: they come with the stages).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
 #include "wgmma/prefetch.cuh"
