@@ -55,7 +55,7 @@ def _windows(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     tiles = [tile for tile in _whole(kind, load) if tile.column_blocks == 4]
     tiles += [
         tile._replace(twins=True) for tile in tiles
-        if load.even_window and tile.copiers and -(-load.units // tile.groups) % 2 == 0
+        if load.even_window and tile.copying and -(-load.units // tile.groups) % 2 == 0
     ]  # fmt: skip
     if kind.planes == 1 and load.unit == 32:  # a window for twice the rows; sixteen warps
         tiles += [Tile(32, 4, 4, 4, 1, False, 0, 1, ahead) for ahead in (1, 2)]
@@ -135,7 +135,10 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
     if kind.planes == 1 and load.unit == 32 and load.along_images:  # four warps of a unit together
         for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 2)):
             if groups <= load.units:
-                yield Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
+                tile = Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
+                yield tile
+                if groups * blocks < 4 or blocks == 1:  # else all registers are in use
+                    yield tile._replace(copying=True)
 
 
 def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:

@@ -10,6 +10,8 @@
 // of eight rows: they may be any rows, so a kept channel costs what a channel of a dense product
 // costs. Columns are M and output channels N of mma.m16n8k16; weights are read in fragment order.
 //
+// Four warps of a unit may multiply together by wgmma, with their gathered columns in registers.
+//
 // A stage is a few boxes. For each unit and stage the host packs its kept columns as records of 16
 // (one k-step): weights, and where their rows lie in the stage; the last record may hold columns of
 // the next stage too. A warp reads them from memory, or, at small batch, they come with a stage's
@@ -42,8 +44,8 @@
 #include "gather/walk.cuh"
 #endif
 
-// At small batch the kernel before is short and weights may have left L2: while it runs, all of this
-// warp's records are asked for.
+// At small batch the kernel before is short and weights may have left L2: while it runs, the blocks
+// of the first columns ask for all records.
 constexpr bool kShort = GATHER_SPLIT || (!GATHER_AHEAD && !kWgmma);
 __device__ __forceinline__ void prefetch_records(const Pointers& p, const Shape& s, const Me& me) {
   if (!kShort || me.lane || me.along || threadIdx.x / 32 >= kWarps) return;
@@ -104,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   me.channel = me.lane < kUnit && unit < s.units ? __ldg(p.rows + unit * kUnit + me.lane) : -1;
   if (me.channel > 0) me.channel *= s.channel;
 
-  prefetch_records(p, s, me);
+  if (s.row_blocks.of(block) == 0) prefetch_records(p, s, me);
   if (threadIdx.x == 0) {
     prefetch_map(&high);
     if (kPlanes == 2) prefetch_map(&low);

@@ -98,7 +98,7 @@ struct Feeder {
     if (me.lane == 0) barrier_expect(bar, present * kCopied * kPlanes * kBoxBytes);
     __syncwarp();
     // Of two blocks with the same columns the one copies some for both, the other one the rest.
-    const int rank = kTwins ? cluster_rank() : 0, lines = kWindow && kTwins ? rank * s.half_window : 0;
+    const int rank = kTwins ? cluster_rank() : 0, lines = kWindow ? rank * s.half_window : 0;
     const bool mine = !kTwins || kWindow || along % 2 == rank;
     if (mine && box < (kWindow ? 1 : present))  // a window is one copy: 16 took three times as long
       load_columns(to + lines * s.line * kBoxBytes, plane ? low : high, x.x + (short)next.x,

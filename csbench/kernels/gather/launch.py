@@ -46,8 +46,8 @@ class _Shape(ctypes.Structure):
         *((name, c_int * 4) for name in ("box_bits", "step", "size", "out_stride")),
         *((name, c_int) for name in (
             "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "slot_bytes",
-            "unit_bytes", "line", "half_window", "units", "tiles", "scratch", "scratch_step", "barriers",
-            "factors", "relu",
+            "unit_bytes", "line", "half_window", "units", "tiles", "scratch", "scratch_step",
+            "barriers", "factors", "relu",
         )),
         ("residual_scale", c_float), ("unfolding", _Unfolding),
     ]  # fmt: skip
@@ -118,7 +118,8 @@ def _shape(
         tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
         g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
         plan.ranks, plan.slot_bytes(kind), plan.unit_bytes(kind),
-        *((0, 0) if window is None else (window[1], window[0] // 2)), units, tiles, plan.scratch(kind),
+        *((0, 0) if window is None else (window[1], window[0] // 2)), units, tiles,
+        plan.scratch(kind),
         plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
         plan.factors(kind), relu, residual_scale, _unfolding(out),
     )  # fmt: skip

@@ -1,7 +1,6 @@
 // Multiplying: a record with the gathered channels of its stage.
 #pragma once
 #include "gather/shape.cuh"
-#include "wgmma/registers.cuh"
 
 struct Record {
   u32 weights[kPlanes][2 * kN];
@@ -72,22 +71,6 @@ __device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& 
     }
   }
 }
-
-#if GATHER_WGMMA
-// The same by the four warps of a unit together, which take its weights from `record` in shared
-// memory. All is done when it returns.
-__device__ __forceinline__ void multiply_together(float (&sum)[kM][kN][4], u32 at, u32 record) {
-  u32 x[kM][4];
-#pragma unroll
-  for (int m = 0; m < kM; ++m) load_transposed(x[m], tile_of(at, m));
-  const u64 weights = plain_operand(record, 128, 256);
-  wgmma_fence();
-#pragma unroll
-  for (int m = 0; m < kM; ++m) wgmma_rows(sum[m], x[m], weights);
-  wgmma_commit();
-  wgmma_wait<0>();
-}
-#endif
 
 // A warp's first block of columns in a stage, in bytes.
 __device__ __forceinline__ u32 columns_of(const Shape& s, const Me& me, u32 plane_bytes) {

@@ -52,7 +52,7 @@ struct Shape {
   int stages, boxes, total_boxes;                // boxes of a stage, and of the layer
   int slots, ranks;                              // of the ring; blocks along K
   int slot_bytes, unit_bytes;                    // of a stage; of a unit's records in it
-  int line, half_window;                         // pixels of a line of the shared window, half its lines
+  int line, half_window;                         // of a window: pixels of a line, half its lines
   int units, tiles;
   int scratch, scratch_step, barriers, factors;  // byte offsets in shared memory
   int relu;

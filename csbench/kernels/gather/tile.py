@@ -27,8 +27,9 @@ class Tile(NamedTuple):
     `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor;
     `ahead` records of a warp are on their way while one is multiplied (0: stages hold them). With a
     `shared` window the four blocks of columns are 2 x 2 pixels, and a stage holds what they read of
-    16 channels. `together`: four warps multiply one unit by wgmma. `twins`: two
-    blocks of a cluster have the same columns, and each copies half of them for both.
+    16 channels. `together`: four warps multiply one unit by wgmma, and with `copying`
+    a warp of its own copies. `twins`: two blocks of a cluster have the same columns, and each
+    copies half of them for both.
     """
 
     unit: int
@@ -42,6 +43,7 @@ class Tile(NamedTuple):
     ahead: int
     shared: bool = False
     together: bool = False
+    copying: bool = False
     twins: bool = False
 
     @property
@@ -54,11 +56,9 @@ class Tile(NamedTuple):
 
     @property
     def copiers(self) -> int:
-        """Warps that only copy: four, of which three are idle, since registers are dealt to four at
-        a time; none where two blocks of eight warps need all registers."""
-        if self.together:
-            return 4 if self.blocks == 1 or self.groups == 1 else 0
-        return int(self.split)
+        """Warps that only copy: one; four, of which three are idle, where registers are dealt anew,
+        which is done to four at a time."""
+        return 4 if self.copying else int(self.split)
 
     @property
     def column_blocks(self) -> int:
@@ -145,7 +145,7 @@ class Plan(NamedTuple):
         k = f", K by {self.ranks} x {t.parts}" if t.split else ""
         records = f"{t.ahead} ahead" if t.ahead else "with records"
         if t.together:
-            records = "wgmma, twins" if t.twins else "wgmma"
+            records = "wgmma" + ", one copies" * t.copying + ", twins" * t.twins
         return (
             f"{t.groups * t.unit}x{t.along * t.m * 16}, {t.warps} warps{k}, "
             f"{self.slots} stages of {'a window' if t.shared else self.boxes}, {records}, "

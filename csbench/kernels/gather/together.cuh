@@ -3,6 +3,7 @@
 // its registers.
 #pragma once
 #include "gather/multiply.cuh"
+#include "wgmma/registers.cuh"
 #include "wgmma/twins.cuh"
 
 struct Reader {
