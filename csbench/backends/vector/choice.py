@@ -8,7 +8,7 @@ from csbench.backends.vector.layer import Layer
 from csbench.kernels import search
 from csbench.kernels.gather.layout import Activation
 
-ALTERNATIVES = 4  # of each layer's plans alone, tried again in the network
+ALTERNATIVES = 3  # of each layer's plans alone, tried again in the network
 
 
 class Choice:

@@ -14,7 +14,7 @@ from csbench.kernels import nvrtc, search
 from csbench.kernels.gather import launch
 from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Geometry, Shape, geometry
-from csbench.kernels.gather.layout import WIDE, Activation, Layout
+from csbench.kernels.gather.layout import WIDE, Activation, Layout, Unfolding
 from csbench.kernels.gather.pack import Units
 from csbench.kernels.gather.tile import Kind, Plan, options
 from csbench.kernels.gather.weights import Weights
@@ -64,12 +64,14 @@ class Layer:
     """A layer's weights on the device; `run` maps activations to an activation.
 
     With two planes, `scales` are those of x, residual and result: numbers are stored times them.
+    With an `unfolding` the result is stored as a layer after it reads it, too.
     """
 
     def __init__(
         self, conv: Conv, units: Units, kind: Kind, images: int, device: str,
-        scales: tuple[float, float, float] = (1, 1, 1),
+        scales: tuple[float, float, float] = (1, 1, 1), unfolding: Unfolding | None = None,
     ) -> None:  # fmt: skip
+        self.unfolding = unfolding
         self.kind, self.shape, self.relu = kind, shape_of(conv, images), conv.activation != "none"
         self.geometry: Geometry = geometry(self.shape)
         self.weights = Weights(
@@ -93,11 +95,13 @@ class Layer:
         density = len(units.columns) / (units.count * boxes * WIDE)
         load = Load(
             units.count, units.size, prod(self.geometry.blocks), boxes, density, self.residual,
-            self.geometry.swizzled, self.weights.records,
+            self.shape.input.inner == WIDE, self.weights.records,
         )  # fmt: skip
         if window := self.shape.window:
             windows = prod(self.geometry.windowed(window).blocks)
-            load = load._replace(window=prod(window), windows=windows)
+            load = load._replace(
+                window=prod(window), windows=windows, even_window=window[0] % 2 == 0
+            )
         return candidates(self.kind, load, launch.processors(torch.cuda.current_device()))
 
     @property
@@ -106,7 +110,7 @@ class Layer:
         units = self.weights.units
         return (
             self.kind, self.shape, units.size, units.count, round(units.density, 3), self.residual,
-            self.relu, self.limit is not None, tuple(sorted(self.plans)),
+            self.relu, self.limit is not None, self.unfolding, tuple(sorted(self.plans)),
         )  # fmt: skip
 
     def ranked(self) -> list[str]:
@@ -115,8 +119,10 @@ class Layer:
         x = self._random(self.shape.cin, self.shape.input)
         added = self._random(self.shape.cout, self.shape.output) if self.residual else None
         runs = {name: partial(self.run_with, plan, x, added) for name, plan in plans.items()}
+        unfold = self.unfolding is not None
         jobs = [
-            (_SOURCE, options(self.kind, p.tile, self.geometry.swizzled)) for p in plans.values()
+            (_SOURCE, options(self.kind, p.tile, self.geometry.swizzled, unfold))
+            for p in plans.values()
         ]
         key = ("gather", nvrtc.digest(_SOURCE), self.signature)
         return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
@@ -167,7 +173,7 @@ class Layer:
         return launch.convolve(
             self.kind, plan, self.shape, self.geometry, x,
             self.weights.held(plan), self.weights.rows, scale, bias, relu=self.relu, limit=limit,
-            residual=residual, residual_scale=residual_scale,
+            residual=residual, residual_scale=residual_scale, unfolding=self.unfolding,
         )  # fmt: skip
 
 

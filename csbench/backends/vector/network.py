@@ -24,14 +24,15 @@ from csbench.backends.dense.algorithms import normal
 from csbench.backends.dense.cudnn import Cudnn
 from csbench.backends.vector.choice import Choice
 from csbench.backends.vector.depthwise import Depthwise, is_depthwise
-from csbench.backends.vector.layer import Layer, kind_of, why_not_at_all
+from csbench.backends.vector.layer import Layer, kind_of, shape_of, why_not_at_all
 from csbench.backends.vector.units import from_dense, units_of
 from csbench.core.case import Case
 from csbench.errors import PatternError
 from csbench.graph.program import Conv, Program, Step
 from csbench.kernels import nvrtc
 from csbench.kernels.gather import io
-from csbench.kernels.gather.layout import Activation
+from csbench.kernels.gather.geometry import geometry
+from csbench.kernels.gather.layout import Activation, Unfolding
 from csbench.kernels.gather.pack import Units
 
 _SOURCES = ("gather/conv.cu", "gather/io.cu", "gather/window.cu")
@@ -135,9 +136,22 @@ class _Lowering(Lowering):
         stored = Stored(True, self.scale(step.output))
         scales = (self.stored[inputs[0]].scale, self.stored[inputs[-1]].scale, stored.scale)
         units, dense = self._units(conv)
-        layer = Layer(conv, units, self.kind, self.case.batch, self.case.device, scales)
+        layer = Layer(
+            conv, units, self.kind, self.case.batch, self.case.device, scales,
+            self._unfolding(step.output),
+        )  # fmt: skip
         self._add(step.output, stored, self.choice.add(layer), inputs)
         self.layers.append((conv, layer, dense))
+
+    def _unfolding(self, value: int) -> Unfolding | None:
+        """As what a layer that follows reads a value, where that is not as it is stored."""
+        for step in self.program.steps:
+            if isinstance(step.op, Conv) and step.inputs[0] == value:
+                refused = is_depthwise(step.op) or why_not_at_all(step.op, self.case.batch)
+                shape = shape_of(step.op, self.case.batch)
+                if not refused and geometry(shape).unfolded:
+                    return shape.unfolding
+        return None
 
     def _units(self, conv: Conv) -> tuple[Units, str | None]:
         """The weights of a layer, and why they are dense if they are."""

@@ -25,6 +25,7 @@ class Load(NamedTuple):
     records: Callable[[Packing], int]  # the most of a unit in a stage
     window: int = 0  # pixels that 2 x 2 output pixels share; 0: they cannot
     windows: int = 0  # of the layer
+    even_window: bool = False  # whether it has two halves of whole lines
 
     def plan(self, kind: Kind, tile: Tile, ranks: int, boxes: int) -> Plan | None:
         """The plan, with room for records where stages hold them."""
@@ -52,6 +53,10 @@ def _windows(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     """The plans whose blocks of columns share a window."""
     found: dict[str, Plan] = {}
     tiles = [tile for tile in _whole(kind, load) if tile.column_blocks == 4]
+    tiles += [
+        tile._replace(twins=True) for tile in tiles
+        if load.even_window and tile.copying and -(-load.units // tile.groups) % 2 == 0
+    ]  # fmt: skip
     if kind.planes == 1 and load.unit == 32:  # a window for twice the rows; sixteen warps
         tiles += [Tile(32, 4, 4, 4, 1, False, 0, 1, ahead) for ahead in (1, 2)]
     for tile in tiles if load.window else ():
@@ -79,7 +84,8 @@ def _worthwhile(p: Plan, load: Load, blocks: int, processors: int) -> bool:
     t, stages = p.tile, -(-load.total_boxes // p.boxes)
     if not t.split:
         most = 8 * processors if t.warps < 4 else blocks
-        return processors // 2 <= blocks <= most or (t.groups, t.along) == (1, 4)
+        alone = (t.groups, t.along) == (1, 4) and not t.together
+        return processors // 2 <= blocks <= most or alone
     spread = p.ranks * t.parts
     return spread > 1 and stages >= spread and processors // 3 <= blocks <= 4 * processors
 
@@ -120,16 +126,26 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
         for groups, along, m in (
             (4, 1, 8), (8, 1, 8), (4, 2, 8), (2, 2, 8), (8, 1, 4), (4, 2, 4), (2, 4, 4)
         ):  # fmt: skip
-            if groups <= load.units:
-                blocks, ahead = 8 // (groups * along), 3 if load.along_images else 0
+            slow = load.along_images and m == 4  # at 50 % by 14 % and more
+            if groups > load.units or slow:
+                continue
+            for ahead in (3,) if load.along_images else (0, 3):
+                blocks = 8 // (groups * along)
                 yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, ahead)
+    if kind.planes == 1 and load.unit == 32 and load.along_images:  # four warps of a unit together
+        for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 2)):
+            if groups <= load.units:
+                tile = Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
+                yield tile
+                if groups * blocks < 4 or blocks == 1:  # else all registers are in use
+                    yield tile._replace(copying=True)
 
 
 def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:
-    """Records that a warp reads ahead: at small batch they come with the stages instead."""
+    """Records that a warp reads ahead; 0: they come with the stages, at small batch only."""
     if kind.planes == 2:
         return (1,)
-    return ((1, 2) if warps == 8 else (2,)) if load.along_images else (0,)
+    return ((1, 2) if warps == 8 else (2,)) if load.along_images else (0, 2)
 
 
 def _split(kind: Kind, load: Load, ranks: int) -> Iterator[Tile]:

@@ -10,6 +10,8 @@
 // of eight rows: they may be any rows, so a kept channel costs what a channel of a dense product
 // costs. Columns are M and output channels N of mma.m16n8k16; weights are read in fragment order.
 //
+// Four warps of a unit may multiply together by wgmma, with their gathered columns in registers.
+//
 // A stage is a few boxes. For each unit and stage the host packs its kept columns as records of 16
 // (one k-step): weights, and where their rows lie in the stage; the last record may hold columns of
 // the next stage too. A warp reads them from memory, or, at small batch, they come with a stage's
@@ -26,16 +28,32 @@
 // Set by -D: CS_BF16, GATHER_ PLANES, N (n8 tiles of a unit), M (m16 tiles of a warp), GROUPS
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
-// tile share one), PROMOTE (k-steps between additions outside the tensor core, which rounds toward
-// zero; 0: never), BLOCKS (a processor), AHEAD (records on their way while one is multiplied, 1 to
+// tile share one), WGMMA (do four warps multiply together), TWINS (do two blocks of a cluster share
+// columns), COPIERS (warps that only copy), PROMOTE (k-steps between additions outside the tensor
+// core, which rounds toward zero; 0: never), BLOCKS (a processor), UNFOLD (is the result stored as
+// the next layer reads it, too), AHEAD (records on their way while one is multiplied, 1 to
 // 3; 0: they come with the stages).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
-#if GATHER_AHEAD
+#include "wgmma/prefetch.cuh"
+#if GATHER_WGMMA
+#include "gather/together.cuh"
+#elif GATHER_AHEAD
 #include "gather/fetch.cuh"
 #else
 #include "gather/walk.cuh"
 #endif
+
+// At small batch the kernel before is short and weights may have left L2: while it runs, the blocks
+// of the first columns ask for all records.
+constexpr bool kShort = GATHER_SPLIT || (!GATHER_AHEAD && !kWgmma);
+__device__ __forceinline__ void prefetch_records(const Pointers& p, const Shape& s, const Me& me) {
+  if (!kShort || me.lane || me.along || threadIdx.x / 32 >= kWarps) return;
+  const int* starts = p.starts + me.unit * (s.stages + 1);
+  const u32 from = __ldg(starts + first_stage(s, me.rank, me.part));
+  const u32 count = __ldg(starts + first_stage(s, me.rank, me.part + 1)) - from;
+  if (count) prefetch_bytes(p.records + from * kRecord, count * kRecord);
+}
 
 // Every tile of this warp. A tile's residual is on its way while the tile before is multiplied.
 template <class Refill>
@@ -51,14 +69,17 @@ __device__ __forceinline__ void consume(const Pointers& p, const Shape& s, const
     if (p.residual) fetch_residual(p, s, me, other, tile + stride);
     float sum[kM][kN][4];
     accumulate(sum, reader, ring, p, s, me, refill);
-    if (p.residual) await_copies<1>();
+    if (p.residual)
+      await_copies<1>();
+    else
+      await_copies<0>();
     __syncwarp();
 #if GATHER_SPLIT
     add_up(sum, p, s, me);
-#else
-    finish_all(sum, p, s, me, scratch);
-#endif
     store(p, s, me, scratch, tile);
+#else
+    finish_all(sum, p, s, me, scratch, tile);
+#endif
     const u32 done = scratch;
     scratch = other, other = done;
   }
@@ -70,10 +91,14 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   const int warp = threadIdx.x / 32;
   Me me;
   me.lane = threadIdx.x % 32, me.rank = GATHER_SPLIT ? blockIdx.x % s.ranks : 0;
-  me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
+  if (kWgmma)  // the four warps of a unit are neighbours
+    me.group = warp / kWarpsAlong % kGroups, me.along = warp % kWarpsAlong;
+  else
+    me.group = warp % kGroups, me.along = warp / kGroups % kWarpsAlong;
   me.part = GATHER_SPLIT ? warp / (kGroups * kWarpsAlong) : 0;
   me.ring = (address_in_shared(dynamic_shared_memory()) + 1023) & ~1023u;
-  me.scratch = me.ring + s.scratch + (me.along * kGroups + me.group) * kHalves * kScratchHalf;
+  me.scratch = me.ring + s.scratch +
+               (me.along * kGroups + me.group) * kHalves * kScratchHalf / (p.residual ? 1 : kPasses);
   // Groups past the last unit do its work once more, and store nothing.
   const int block = blockIdx.x / s.blocks_along_k();
   const int unit = (block - s.row_blocks.of(block) * s.row_blocks.by) * kGroups + me.group;
@@ -81,19 +106,23 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   me.channel = me.lane < kUnit && unit < s.units ? __ldg(p.rows + unit * kUnit + me.lane) : -1;
   if (me.channel > 0) me.channel *= s.channel;
 
+  if (s.row_blocks.of(block) == 0) prefetch_records(p, s, me);
   if (threadIdx.x == 0) {
+    prefetch_map(&high);
+    if (kPlanes == 2) prefetch_map(&low);
     for (int i = 0; i < s.slots; ++i) {
       barrier_init(me.full(s, i), 1 + kRecordCopies);
-      barrier_init(me.empty(s, i), kGroups * kWarpsAlong);
+      barrier_init(me.empty(s, i), (1 + kTwins) * kGroups * kWarpsAlong);
     }
     fence_barrier_init();
   }
   __syncthreads();
+  if (kTwins) cluster_sync();  // their barriers are used
 #if GATHER_SPLIT
   let_successor_start();  // it reads its weights meanwhile; small layers leave it room
   if (warp == kWarps) {
-    await_predecessor();
     Feeder feeder(p, s, me);
+    await_predecessor();
     while (feeder.feed(&high, &low, p, s, me)) continue;
     if (s.ranks > 1) cluster_sync();
   } else {
@@ -104,11 +133,27 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
   }
   // Nobody leaves while another block may read its sums.
   if (s.ranks > 1) cluster_sync();
+#elif GATHER_COPIERS
+  if (warp >= kWarps) {
+    lower_registers<kOfCopiers>();
+    if (warp == kWarps) {
+      Feeder feeder(p, s, me);
+      await_predecessor();
+      while (feeder.feed(&high, &low, p, s, me)) continue;
+    }
+  } else {
+    raise_registers<kOfOthers>();
+    Reader reader(p, s, me);
+    await_predecessor();
+    keep_factors(p, s, me);
+    consume(p, s, me, reader, [] {});
+  }
 #else
+  if (kShort) let_successor_start();
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
-  await_predecessor();
   Feeder feeder(p, s, me);
+  await_predecessor();
   if (warp == 0)
     for (int slot = 1; slot < s.slots; ++slot) feeder.feed(&high, &low, p, s, me);
   keep_factors(p, s, me);
@@ -116,4 +161,5 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
     if (warp == 0) feeder.feed(&high, &low, p, s, me);
   });
 #endif
+  if (kTwins) cluster_sync();  // nobody leaves while the other one may write or arrive here
 }

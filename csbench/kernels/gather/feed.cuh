@@ -2,15 +2,22 @@
 // one lane of each plane a whole window; and each lane one unit's records, if stages hold them.
 #pragma once
 #include "gather/shape.cuh"
+#include "wgmma/twins.cuh"
 
 // 64 channels x 64 columns at one tap, or 16 at all pixels of a window.
 __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x0, int x1, int x2,
                                              int x3, int channel, u32 bar) {
-#if GATHER_SWIZZLED && !GATHER_WINDOW
-  load_box(to, map, x0, x1, x2, x3, channel, bar);
+#if GATHER_TWINS
+#define LOAD_BOX load_box_for_both
 #else
-  load_box(to, map, x0, channel, x1, x2, x3, bar);
+#define LOAD_BOX load_box
 #endif
+#if GATHER_SWIZZLED && !GATHER_WINDOW
+  LOAD_BOX(to, map, x0, x1, x2, x3, channel, bar);
+#else
+  LOAD_BOX(to, map, x0, channel, x1, x2, x3, bar);
+#endif
+#undef LOAD_BOX
 }
 
 // Where registers allow, what is copied is looked up a turn before.
@@ -25,7 +32,7 @@ struct Feeder {
 
   __device__ __forceinline__ Feeder(const Pointers& p, const Shape& s, const Me& me) {
     tile = blockIdx.x / s.blocks_along_k(), turn = 0;
-    if (threadIdx.x / 32 != GATHER_SPLIT * kWarps) return;
+    if (threadIdx.x / 32 != (kCopiers ? kWarps : 0)) return;
     locate(s, me);
     // Warp 0 has the first unit; groups past the last one read its records once more.
     starts = p.starts + min(me.unit + me.lane, s.units - 1) * (s.stages + 1);
@@ -90,9 +97,13 @@ struct Feeder {
     const u32 bar = me.full(s, ring.slot);
     if (me.lane == 0) barrier_expect(bar, present * kCopied * kPlanes * kBoxBytes);
     __syncwarp();
-    if (box < (kWindow ? 1 : present))  // a window is one copy: 16 took three times as long
-      load_columns(to, plane ? low : high, x.x + (short)next.x, x.y + (next.x >> 16),
-                   x.z + (short)next.y, x.w + (next.y >> 16), next.z, bar);
+    // Of two blocks with the same columns the one copies some for both, the other one the rest.
+    const int rank = kTwins ? cluster_rank() : 0, lines = kWindow ? rank * s.half_window : 0;
+    const bool mine = !kTwins || kWindow || along % 2 == rank;
+    if (mine && box < (kWindow ? 1 : present))  // a window is one copy: 16 took three times as long
+      load_columns(to + lines * s.line * kBoxBytes, plane ? low : high, x.x + (short)next.x,
+                   x.y + (next.x >> 16), x.z + (short)next.y, x.w + (next.y >> 16) + lines, next.z,
+                   bar);
     if (me.lane < kRecordCopies) {
       const u32 bytes = (after - record) * kRecord;
       barrier_expect(bar, bytes);

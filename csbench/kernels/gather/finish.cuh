@@ -2,6 +2,9 @@
 // from there to memory. A piece is 32 columns x 8 channels.
 #pragma once
 #include "gather/shape.cuh"
+#if GATHER_UNFOLD
+#include "gather/unfold.cuh"
+#endif
 
 __device__ __forceinline__ float4 add(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
@@ -42,14 +45,15 @@ __device__ __forceinline__ Sixteen sixteen_of(const Shape& s, const Me& me, u32 
           scratch + half * kScratchHalf + row * 128 + ((chunk ^ (row & 7)) << 4)};
 }
 
-// Every plane's sixteen bytes of a tile that this lane moves between its scratch and memory.
-template <class Act>
+// Every plane's sixteen bytes of rows kFrom to kTo that this lane moves between its scratch and
+// memory.
+template <int kFrom = 0, int kTo = kUnit, class Act>
 __device__ __forceinline__ void each_sixteen(const Shape& s, const Me& me, u32 scratch,
                                              const int (&places)[kHalves], const Act& act) {
 #pragma unroll
   for (int half = 0; half < kHalves; ++half)
 #pragma unroll
-    for (int turn = 0; turn < kUnit / 4; ++turn) {
+    for (int turn = kFrom / 4; turn < kTo / 4; ++turn) {
       const Sixteen it = sixteen_of(s, me, scratch, half, turn, places[half]);
       if (it.here)
 #pragma unroll
@@ -70,15 +74,15 @@ __device__ __forceinline__ void fetch_residual(const Pointers& p, const Shape& s
   close_copies();
 }
 
-// The unit's scales and biases, which every tile reads again, from memory to shared memory.
+// The unit's scales and biases, which every tile reads again, to shared memory: one group of copies.
 __device__ __forceinline__ void keep_factors(const Pointers& p, const Shape& s, const Me& me) {
-  if (me.lane < kUnit / 2) {
-    const int at = me.unit * kUnit / 2 + me.lane;
-    const float2 scale = __ldg(reinterpret_cast<const float2*>(p.scale) + at);
-    const float2 bias = __ldg(reinterpret_cast<const float2*>(p.bias) + at);
-    store_floats(me.factors(s) + me.lane * 16, make_float4(scale.x, scale.y, bias.x, bias.y));
+  if (me.lane < kUnit) {
+    const int at = me.unit * kUnit + me.lane;
+    const u32 to = me.factors(s) + me.lane / 2 * 16 + me.lane % 2 * 4;  // of two rows together
+    copy_async<4>(to, p.scale + at);
+    copy_async<4>(to + 8, p.bias + at);
   }
-  __syncwarp();
+  close_copies();
 }
 
 // Where an activation clamps.
@@ -130,14 +134,18 @@ __device__ __forceinline__ void finish(const Pointers& p, const Shape& s, const 
   }
 }
 
+template <int kFrom = 0, int kTo = kUnit>
 __device__ __forceinline__ void store(const Pointers& p, const Shape& s, const Me& me, u32 scratch,
                                       int tile) {
   int places[kHalves];
   locate(places, s, me, tile);
   __syncwarp();
-  each_sixteen(s, me, scratch, places, [&](const Sixteen& it, int plane) {
-    *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) =
-        load_ints(it.scratch + plane * kScratchPlane);
+  each_sixteen<kFrom, kTo>(s, me, scratch, places, [&](const Sixteen& it, int plane) {
+    const int4 numbers = load_ints(it.scratch + plane * kScratchPlane);
+    *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) = numbers;
+#if GATHER_UNFOLD
+    unfold(p, s, it.at, plane, numbers);
+#endif
   });
   __syncwarp();
 }
@@ -184,11 +192,14 @@ __device__ __forceinline__ void add_up(float (&sum)[kM][kN][4], const Pointers& 
   }
 }
 #else
-__device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const Pointers& p,
-                                           const Shape& s, const Me& me, u32 scratch) {
+// Rows 8 * kFrom to 8 * kTo of a tile, which lie there from `scratch` on.
+template <int kFrom, int kTo>
+__device__ __forceinline__ void finish_rows(const float (&sum)[kM][kN][4], const Pointers& p,
+                                            const Shape& s, const Me& me, u32 scratch, int tile) {
+  scratch -= kFrom * 8 * 128;
   const Clamp clamp(p, s);
 #pragma unroll
-  for (int n = 0; n < kN; ++n) {
+  for (int n = kFrom; n < kTo; ++n) {
 #pragma unroll
     for (int pair = 0; pair < kM / 2; ++pair) {
       float flat[8];
@@ -196,6 +207,17 @@ __device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const 
       for (int i = 0; i < 8; ++i) flat[i] = sum[pair * 2 + i / 4][n][i % 4];
       finish(p, s, me, scratch, pair, n, flat, clamp);
     }
+  }
+  store<8 * kFrom, 8 * kTo>(p, s, me, scratch, tile);
+}
+
+__device__ __forceinline__ void finish_all(const float (&sum)[kM][kN][4], const Pointers& p,
+                                           const Shape& s, const Me& me, u32 scratch, int tile) {
+  if (kPasses == 1 || p.residual) {
+    finish_rows<0, kN>(sum, p, s, me, scratch, tile);
+  } else {
+    finish_rows<0, kN / 2>(sum, p, s, me, scratch, tile);
+    finish_rows<kN / 2, kN>(sum, p, s, me, scratch, tile);
   }
 }
 #endif

@@ -7,7 +7,8 @@ Columns have four dimensions, the first of which is contiguous in memory:
     pixels are neighbours               (width, tap, height, image); flat for 1x1 products
 
 Where pixels are neighbours, the copy engine can neither step along its first dimension nor start at
-any pixel, so the input is first unfolded: a line holds the columns under each horizontal tap.
+any pixel, so the input is unfolded: a line holds the columns under each horizontal tap. The layer
+before may have stored it so, else a kernel of its own does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from csbench.kernels.gather.layout import EIGHT, WIDE, Layout, eights
+from csbench.kernels.gather.layout import EIGHT, WIDE, Layout, Unfolding, eights
 
 Pair = tuple[int, int]
 Four = tuple[int, int, int, int]
@@ -52,6 +53,13 @@ class Shape(NamedTuple):
         height, width = (n + 1 for n in self.kernel)
         shared = plain and self.input.inner == WIDE and height * width <= MOST_PIXELS
         return (height, width) if shared else None
+
+    @property
+    def unfolding(self) -> Unfolding:
+        """What it reads of each line where pixels are neighbours."""
+        return Unfolding(
+            self.out_size[1], self.kernel[1], self.stride[1], self.padding[1], self.dilation[1]
+        )
 
     @property
     def is_product(self) -> bool:

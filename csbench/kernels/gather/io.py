@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csbench.kernels import nvrtc
 from csbench.kernels.gather.geometry import Pair
-from csbench.kernels.gather.layout import EIGHT, WIDE, Activation, Layout, eights
+from csbench.kernels.gather.layout import EIGHT, WIDE, Activation, Layout, Unfolding
 from csbench.kernels.wgmma.pack import padded
 
 _PLAIN = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -97,24 +97,23 @@ class _Unfold(ctypes.Structure):
     ]  # fmt: skip
 
 
-def unfold(
-    x: Activation, out_width: int, taps: int, stride: int, padding: int, dilation: int
-) -> Activation:
+def unfold(x: Activation, u: Unfolding) -> Activation:
     """The columns under every horizontal tap of a convolution, where pixels are neighbours.
 
     The result has the layout's sizes of x, but its lines are [taps, output width].
     """
-    layout, pitch = x.layout, eights(out_width)
-    size = x.channels * layout.images * layout.height * taps * pitch
-    data = x.data.new_empty(len(x.data), size)
+    layout = x.layout
+    room = x.unfolded_for(u).unfolded
+    assert room is not None
+    size = room.shape[1]
     arguments = _Unfold(
-        layout.width, layout.pitch, out_width, pitch, taps, stride, padding, dilation,
+        layout.width, layout.pitch, u.out_width, u.pitch, u.taps, u.stride, u.padding, u.dilation,
         size // EIGHT, x.plane, size,
     )  # fmt: skip
     _io(x, torch.float32, "unfold").launch(
-        -(-size // EIGHT // 256), 256, [x.data, data, arguments], overlap=True
+        -(-size // EIGHT // 256), 256, [x.data, room, arguments], overlap=True
     )
-    return Activation(data, x.channels, layout)
+    return Activation(room, x.channels, layout)
 
 
 class _Window(ctypes.Structure):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from csbench.kernels.gather import io, maps
 from csbench.kernels.gather.geometry import Geometry, Pair, Shape
-from csbench.kernels.gather.layout import Activation
+from csbench.kernels.gather.layout import Activation, Unfolding
 from csbench.kernels.gather.tile import Kind, Plan, kernel
 from csbench.kernels.gather.weights import Held
 
@@ -27,6 +27,17 @@ class _Divisor(ctypes.Structure):
         super().__init__(by, -(-(1 << 31 + bits) // by), 31 + bits)
 
 
+class _Unfolding(ctypes.Structure):
+    """struct Unfolding of gather/shape.cuh."""
+
+    _fields_ = [
+        ("pitch", _Divisor), ("stride", _Divisor),
+        *((name, c_int) for name in (
+            "width", "taps", "out_width", "out_pitch", "padding", "dilation", "plane",
+        )),
+    ]  # fmt: skip
+
+
 class _Shape(ctypes.Structure):
     """struct Shape of gather/conv.cu."""
 
@@ -35,10 +46,10 @@ class _Shape(ctypes.Structure):
         *((name, c_int * 4) for name in ("box_bits", "step", "size", "out_stride")),
         *((name, c_int) for name in (
             "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "slot_bytes",
-            "unit_bytes", "line", "units", "tiles", "scratch", "scratch_step", "barriers",
-            "factors", "relu",
+            "unit_bytes", "line", "half_window", "units", "tiles", "scratch", "scratch_step",
+            "barriers", "factors", "relu",
         )),
-        ("residual_scale", c_float),
+        ("residual_scale", c_float), ("unfolding", _Unfolding),
     ]  # fmt: skip
 
 
@@ -48,6 +59,7 @@ class _Pointers(ctypes.Structure):
     _fields_ = [
         (name, c_void_p) for name in (
             "records", "starts", "boxes", "rows", "scale", "bias", "limit", "residual", "out",
+            "unfolded",
         )
     ]  # fmt: skip
 
@@ -56,44 +68,46 @@ def convolve(
     kind: Kind, plan: Plan, shape: Shape, geometry: Geometry, x: Activation, weights: Held,
     rows: Tensor, scale: Tensor, bias: Tensor, *, relu: bool, limit: Tensor | None = None,
     residual: Activation | None = None, residual_scale: float = 1.0,
+    unfolding: Unfolding | None = None,
 ) -> Activation:  # fmt: skip
     """act(scale * (W x) + bias + residual_scale * residual); scale and bias by row of the units.
 
-    `limit` is where ReLU6 ends, in the result's scale; None for ReLU.
+    `limit` is where ReLU6 ends, in the result's scale; None for ReLU. With an `unfolding` the
+    result is stored as a layer after it reads it, too.
     """
     t = plan.tile
     if geometry.unfolded:
-        x = io.unfold(
-            x, shape.out_size[1], shape.kernel[1], shape.stride[1], shape.padding[1],
-            shape.dilation[1],
-        )  # fmt: skip
+        x = _unfolded(x, shape.unfolding)
     out = x.like(shape.cout, shape.output)
+    if unfolding is not None:
+        out = out.unfolded_for(unfolding)
     window = shape.window if t.shared else None
-    structure = _shape(kind, plan, geometry, window, weights, out.plane, relu, residual_scale)
+    copied = window and (window[0] // (1 + t.twins), window[1])
+    structure = _shape(kind, plan, geometry, window, weights, out, relu, residual_scale)
     pointers = _Pointers(
         *(None if p is None else p.data_ptr() for p in (
             weights.records, weights.starts, weights.boxes, rows, scale, bias, limit,
-            None if residual is None else residual.data, out.data,
+            None if residual is None else residual.data, out.data, out.unfolded,
         ))
     )  # fmt: skip
     grid = _grid(plan, structure.row_blocks.by, structure.tiles, processors(x.data.device.index))
-    kernel(kind, plan, geometry.swizzled).launch(
+    kernel(kind, plan, geometry.swizzled, unfolding is not None).launch(
         grid, t.threads,
         [
-            *(maps.boxes(x, geometry, plane, t.box_channels, window)
+            *(maps.boxes(x, geometry, plane, t.box_channels, copied)
               for plane in (0, kind.planes - 1)),
             pointers, structure,
         ],
-        shared=plan.shared(kind), cluster=plan.ranks if plan.ranks > 1 else None, overlap=True,
+        shared=plan.shared(kind), cluster=plan.cluster if plan.cluster > 1 else None, overlap=True,
     )  # fmt: skip
     return out
 
 
 def _shape(
-    kind: Kind, plan: Plan, geometry: Geometry, window: Pair | None, weights: Held, plane: int,
+    kind: Kind, plan: Plan, geometry: Geometry, window: Pair | None, weights: Held, out: Activation,
     relu: bool, residual_scale: float,
 ) -> _Shape:  # fmt: skip
-    """What the kernel is told of a layer whose result has planes of so many elements."""
+    """What the kernel is told of a layer and its result."""
     g, t = geometry if window is None else geometry.windowed(window), plan.tile
     units = len(weights.starts)
     row_blocks = -(-units // t.groups)
@@ -102,12 +116,30 @@ def _shape(
         (_Divisor * 3)(*map(_Divisor, g.blocks[:3])), _Divisor(row_blocks),
         tuple(b.bit_length() - 1 for b in g.box),
         tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
-        g.out_channel, plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
+        g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
         plan.ranks, plan.slot_bytes(kind), plan.unit_bytes(kind),
-        0 if window is None else window[1], units, tiles, plan.scratch(kind),
+        *((0, 0) if window is None else (window[1], window[0] // 2)), units, tiles,
+        plan.scratch(kind),
         plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
-        plan.factors(kind), relu, residual_scale,
+        plan.factors(kind), relu, residual_scale, _unfolding(out),
     )  # fmt: skip
+
+
+def _unfolding(out: Activation) -> _Unfolding:
+    u = out.unfolding
+    if u is None or out.unfolded is None:
+        return _Unfolding()
+    return _Unfolding(
+        _Divisor(out.layout.pitch), _Divisor(u.stride), out.layout.width, u.taps, u.out_width,
+        u.pitch, u.padding, u.dilation, out.unfolded.shape[1],
+    )  # fmt: skip
+
+
+def _unfolded(x: Activation, wanted: Unfolding) -> Activation:
+    """What a layer reads: as the layer before has left it, or by a kernel of its own."""
+    if x.unfolded is None or x.unfolding != wanted:
+        return io.unfold(x, wanted)
+    return Activation(x.unfolded, x.channels, x.layout)
 
 
 def _grid(plan: Plan, row_blocks: int, tiles: int, processors: int) -> int:

@@ -8,6 +8,7 @@ images lie one after the other, `[C, N, H, pitch]`, lines padded to 16 bytes.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from ctypes import c_int, c_longlong
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -67,6 +68,21 @@ class Layout(NamedTuple):
         )
 
 
+class Unfolding(NamedTuple):
+    """What a layer reads of each line where pixels are neighbours: `out_width` columns a tap."""
+
+    out_width: int
+    taps: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def pitch(self) -> int:
+        """Columns of a tap, padding included."""
+        return eights(self.out_width)
+
+
 class Strides(NamedTuple):
     """Image n lies at n // inner * image_block + n % inner * image; the rest is linear."""
 
@@ -93,12 +109,15 @@ class Columns(ctypes.Structure):
 class Activation:
     """Numbers as 16-bit planes `[planes, channels * columns]`: fp16 or bf16, or high + low fp16.
 
-    With two planes the numbers are stored times a power of two, which the caller remembers.
+    With two planes the numbers are stored times a power of two, which the caller remembers. What a
+    following layer reads may be there already, `[planes, lines * taps * pitch]`.
     """
 
     data: Tensor
     channels: int
     layout: Layout
+    unfolding: Unfolding | None = None
+    unfolded: Tensor | None = None
 
     @classmethod
     def empty(
@@ -111,6 +130,13 @@ class Activation:
     def like(self, channels: int, layout: Layout) -> Activation:
         """Room for another one of the same numbers and device."""
         return Activation.empty(len(self.data), self.data.dtype, channels, layout, self.data.device)
+
+    def unfolded_for(self, unfolding: Unfolding) -> Activation:
+        """The same, and room for what a layer of that unfolding reads; nothing is written."""
+        layout = self.layout
+        lines = self.channels * layout.images * layout.height
+        room = self.data.new_empty(len(self.data), lines * unfolding.taps * unfolding.pitch)
+        return dataclasses.replace(self, unfolding=unfolding, unfolded=room)
 
     @property
     def plane(self) -> int:

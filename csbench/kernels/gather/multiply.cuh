@@ -24,17 +24,30 @@ __device__ __forceinline__ u32 columns_at(int half, int plane, u32 plane_bytes) 
   return kWindow ? half * kBoxBytes + plane * plane_bytes : (half * kPlanes + plane) * plane_bytes;
 }
 
-// One k-step of 16 kept channels: `pixels` is the first block of this warp's columns in the stage of
-// this lane's row.
-__device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& r, u32 pixels,
-                                         u32 plane_bytes, int lane) {
+// Where this lane's row begins: `pixels` is the first block of this warp's columns in its stage.
+__device__ __forceinline__ u32 start_of(const Record& r, u32 pixels, int lane) {
   const u32 second = lane >> 3 & 1;  // this lane's row is of columns 8 to 15 of an m16 tile
   const u32 row = r.row & 0x7ff0;
 #if GATHER_SWIZZLED
-  const u32 at = pixels + (row ^ second << 4);
+  return pixels + (row ^ second << 4);
 #else
-  const u32 at = pixels + row + second * 1024;
+  return pixels + row + second * 1024;
 #endif
+}
+
+// Where the columns of m16 tile `m` begin, but for the warp's block.
+__device__ __forceinline__ u32 tile_of(u32 at, int m) {
+#if GATHER_SWIZZLED
+  return at ^ (m % 4) << 5;
+#else
+  return at + m % 4 * 2048;
+#endif
+}
+
+// One k-step of 16 kept channels.
+__device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& r, u32 pixels,
+                                         u32 plane_bytes, int lane) {
+  const u32 at = start_of(r, pixels, lane);
   constexpr int kAhead = kPlanes == 2 ? 2 : 4;  // m16 tiles whose columns are read together
 #pragma unroll
   for (int first = 0; first < kM; first += kAhead) {
@@ -42,14 +55,9 @@ __device__ __forceinline__ void multiply(float (&sum)[kM][kN][4], const Record& 
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int m = first + i;
-#if GATHER_SWIZZLED
-      const u32 from = at ^ (m % 4) << 5;
-#else
-      const u32 from = at + m % 4 * 2048;
-#endif
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane)
-        load_transposed(x[i][plane], from + columns_at(m / 4, plane, plane_bytes));
+        load_transposed(x[i][plane], tile_of(at, m) + columns_at(m / 4, plane, plane_bytes));
     }
 #pragma unroll
     for (int product = kPlanes == 2 ? 0 : 2; product < 3; ++product) {  // small products first

@@ -141,19 +141,22 @@ def by_window(units: Units, window: tuple[int, int]) -> Stages:
 
 
 def pack(
-    units: Units, stages: Stages, *, swizzled: bool, parts: tuple[Tensor, ...], spans: bool = True
-) -> Packed:
+    units: Units, stages: Stages, *, swizzled: bool, parts: tuple[Tensor, ...], spans: bool = True,
+    together: bool = False,
+) -> Packed:  # fmt: skip
     """Records of units whose `values` were made 16-bit: `parts` are one plane or high and low.
 
     `spans`: a record may hold columns of two stages, which a warp then takes one after the other.
+    `together`: weights are in the order of wgmma, else in that of mma's fragments.
     """
+    ordered = _core_matrices if together else _fragments
     count = stages.number
     dealt = deal(units.unit, stages.stage, stages.row, (units.count, count), spans)
     first, total = dealt.first, int(dealt.first[-1])
-    places = _address(stages.row[dealt.order], swizzled) | dealt.moved * NEXT_STAGE
+    places = _address(stages.row, swizzled) | dealt.moved * NEXT_STAGE
     addresses = _addresses(dealt.record, dealt.place, places, total)
     addresses[first[1:] - 1] |= STAGE_ENDS
-    pieces = [_fragments(part[dealt.order], dealt.record, dealt.place, total) for part in parts]
+    pieces = [ordered(part, dealt.record, dealt.place, total) for part in parts]
     pieces.append(addresses.to(torch.int16).view(torch.uint8))
     starts = torch.cat([first[:-1].reshape(units.count, count), first[count::count, None]], 1)
     return Packed(torch.cat(pieces, 1), starts.int(), stages.boxes.int(), stages.boxes_of_stage)
@@ -179,6 +182,16 @@ def _address(row: Tensor, swizzled: bool) -> Tensor:
     if swizzled:  # rows of 128 bytes, whose 16-byte pieces are exchanged by the row's number
         return row * 128 | (row % EIGHT) << 4
     return row // WIDE * _BOX_BYTES + row % WIDE * 16
+
+
+def _core_matrices(values: Tensor, record: Tensor, slot: Tensor, total: int) -> Tensor:
+    """Weights [kept, rows of a unit] as bytes [records, ...]: 8 output channels x 8 columns lie
+    together, two such matrices along the columns, then those of the next 8 output channels."""
+    size = values.shape[1]
+    full = values.new_zeros(total, STEP, size)
+    full[record, slot] = values
+    ordered = full.reshape(total, 2, EIGHT, size // EIGHT, EIGHT).permute(0, 3, 1, 4, 2)
+    return ordered.contiguous().view(torch.uint8).reshape(total, -1)
 
 
 def _fragments(values: Tensor, record: Tensor, slot: Tensor, total: int) -> Tensor:

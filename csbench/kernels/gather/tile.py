@@ -27,7 +27,9 @@ class Tile(NamedTuple):
     `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor;
     `ahead` records of a warp are on their way while one is multiplied (0: stages hold them). With a
     `shared` window the four blocks of columns are 2 x 2 pixels, and a stage holds what they read of
-    16 channels.
+    16 channels. `together`: four warps multiply one unit by wgmma, and with `copying`
+    a warp of its own copies. `twins`: two blocks of a cluster have the same columns, and each
+    copies half of them for both.
     """
 
     unit: int
@@ -40,6 +42,9 @@ class Tile(NamedTuple):
     blocks: int
     ahead: int
     shared: bool = False
+    together: bool = False
+    copying: bool = False
+    twins: bool = False
 
     @property
     def warps(self) -> int:
@@ -47,7 +52,13 @@ class Tile(NamedTuple):
 
     @property
     def threads(self) -> int:
-        return 32 * (self.warps + self.split)
+        return 32 * (self.warps + self.copiers)
+
+    @property
+    def copiers(self) -> int:
+        """Warps that only copy: one; four, of which three are idle, where registers are dealt anew,
+        which is done to four at a time."""
+        return 4 if self.copying else int(self.split)
 
     @property
     def column_blocks(self) -> int:
@@ -67,11 +78,12 @@ class Tile(NamedTuple):
 
 class Packing(NamedTuple):
     """What a plan asks of the packed weights: boxes of a stage, whether a record may hold columns
-    of two stages, and whether a stage is a shared window."""
+    of two stages, whether a stage is a shared window, and whether weights are in wgmma's order."""
 
     boxes: int
     spans: bool
     shared: bool = False
+    together: bool = False
 
 
 class Plan(NamedTuple):
@@ -104,9 +116,10 @@ class Plan(NamedTuple):
         return max(self.slots * self.slot_bytes(kind), -(-sums // 1024) * 1024)
 
     def scratch_bytes(self, kind: Kind) -> int:
-        """Results of a tile, 64 columns in a row."""
+        """Results of a tile, 64 columns in a row; half of them where they go out in two passes."""
         t = self.tile
-        return t.groups * t.column_blocks * kind.planes * t.unit * 128
+        passes = 2 if t.together and self.buffers == 1 else 1
+        return t.groups * t.column_blocks * kind.planes * t.unit * 128 // passes
 
     def barriers(self, kind: Kind) -> int:
         return self.scratch(kind) + self.buffers * self.scratch_bytes(kind)
@@ -119,6 +132,11 @@ class Plan(NamedTuple):
         return 1024 + self.factors(kind) + 8 * self.tile.warps * self.tile.unit
 
     @property
+    def cluster(self) -> int:
+        """Blocks of a cluster."""
+        return 2 if self.tile.twins else self.ranks
+
+    @property
     def packing(self) -> Packing:
         return packing(self.tile, self.boxes)
 
@@ -126,6 +144,8 @@ class Plan(NamedTuple):
         t = self.tile
         k = f", K by {self.ranks} x {t.parts}" if t.split else ""
         records = f"{t.ahead} ahead" if t.ahead else "with records"
+        if t.together:
+            records = "wgmma" + ", one copies" * t.copying + ", twins" * t.twins
         return (
             f"{t.groups * t.unit}x{t.along * t.m * 16}, {t.warps} warps{k}, "
             f"{self.slots} stages of {'a window' if t.shared else self.boxes}, {records}, "
@@ -135,7 +155,7 @@ class Plan(NamedTuple):
 
 def packing(tile: Tile, boxes: int) -> Packing:
     """Where stages are dealt out, no record holds columns of two."""
-    return Packing(boxes, spans=not tile.split, shared=tile.shared)
+    return Packing(boxes, not tile.split, tile.shared, tile.together)
 
 
 def record_bytes(kind: Kind, unit: int) -> int:
@@ -161,19 +181,21 @@ def plan(
     return None
 
 
-def options(kind: Kind, tile: Tile, swizzled: bool) -> tuple[str, ...]:
+def options(kind: Kind, tile: Tile, swizzled: bool, unfold: bool) -> tuple[str, ...]:
     """The compiler's -D options for one tile."""
     values = {
         "PLANES": kind.planes, "N": tile.unit // 8, "M": tile.m, "GROUPS": tile.groups,
         "COLUMNS": tile.along, "PARTS": tile.parts, "SPLIT": int(tile.split),
-        "SWIZZLED": int(swizzled), "WINDOW": int(tile.shared), "PROMOTE": tile.promote,
-        "BLOCKS": tile.blocks, "AHEAD": tile.ahead,
+        "SWIZZLED": int(swizzled), "WINDOW": int(tile.shared), "WGMMA": int(tile.together),
+        "TWINS": int(tile.twins), "COPIERS": tile.copiers,
+        "PROMOTE": tile.promote, "BLOCKS": tile.blocks, "AHEAD": tile.ahead,
+        "UNFOLD": int(unfold),
     }  # fmt: skip
     named = (f"-DGATHER_{name}={value}" for name, value in values.items())
     return (f"-DCS_BF16={int(kind.bf16)}", *named)
 
 
-def kernel(kind: Kind, p: Plan, swizzled: bool) -> nvrtc.Kernel:
+def kernel(kind: Kind, p: Plan, swizzled: bool, unfold: bool) -> nvrtc.Kernel:
     """The convolution kernel of one plan on torch's current device."""
-    module = nvrtc.load("gather/conv.cu", options=options(kind, p.tile, swizzled))
+    module = nvrtc.load("gather/conv.cu", options=options(kind, p.tile, swizzled, unfold))
     return module.kernel("gather_conv").prepare(shared=p.shared(kind))

@@ -66,7 +66,10 @@ class Weights:
         g, stages = self.geometry, self._stages(packing)
         if packing.shared and self.window is not None:
             g = g.windowed(self.window)
-        made = pack(self.units, stages, swizzled=g.swizzled, parts=self.parts, spans=packing.spans)
+        made = pack(
+            self.units, stages, swizzled=g.swizzled, parts=self.parts, spans=packing.spans,
+            together=packing.together,
+        )  # fmt: skip
         return Held(
             made.records.to(self.device), made.starts.to(self.device),
             coordinates(made, g).to(self.device), made.stages, made.bytes,

@@ -20,6 +20,11 @@
 #include "wgmma/plain.cuh"
 
 constexpr int kPlanes = CS_PLANES;
+#if CS_PLAIN == 0
+using plain_t = float;
+#else
+using plain_t = u16;
+#endif
 constexpr int kSlots = 32;                         // of 16 bytes in a line
 constexpr int kTapSlots = (STEM_W + 3) / 4 * 2;    // slots under the kernel, a multiple of 2
 constexpr int kColumns = (kSlots - kTapSlots) / 2; // pooled columns of a strip
@@ -63,14 +68,24 @@ __device__ __forceinline__ void stage(const void* x, float gain, u32 to, const I
   const int y0 = chunk * kRows * 2 - STEM_PAD;
   const int x0 = (item.strip * kColumns * 2 - 1) * 2 - STEM_PAD;
   const int thread = threadIdx.x % 128, column = thread % 64, xx = x0 + column;
-  float v[kItems][STEM_CHANNELS];
+  // Addresses grow line by line, and zeros stand where nothing is read: a product of 64 bits and a
+  // predicate for each number left room for a third of the reads on their way.
+  const plain_t* from[STEM_CHANNELS];
+#pragma unroll
+  for (int c = 0; c < STEM_CHANNELS; ++c)
+    from[c] = static_cast<const plain_t*>(x) + item.image * s.n + c * s.c +
+              (y0 + thread / 64) * s.h + xx * s.w;
+  const bool across = xx >= 0 && xx < s.width;
+  plain_t v[kItems][STEM_CHANNELS] = {};
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
     const int line = 2 * i + thread / 64, y = y0 + line;
-    const bool inside = line < kLines && y >= 0 && y < s.height && xx >= 0 && xx < s.width;
+    const bool inside = across && line < kLines && y >= 0 && y < s.height;
 #pragma unroll
-    for (int c = 0; c < STEM_CHANNELS; ++c)
-      v[i][c] = inside ? read_plain(x, item.image * s.n + c * s.c + y * s.h + xx * s.w) : 0.f;
+    for (int c = 0; c < STEM_CHANNELS; ++c) {
+      if (inside) v[i][c] = *from[c];
+      from[c] += 2 * s.h;
+    }
   }
 #pragma unroll
   for (int i = 0; i < kItems; ++i) {
@@ -78,7 +93,7 @@ __device__ __forceinline__ void stage(const void* x, float gain, u32 to, const I
     if (line >= kLines) continue;
     float full[4] = {0.f, 0.f, 0.f, 0.f};
 #pragma unroll
-    for (int c = 0; c < STEM_CHANNELS; ++c) full[c] = gain * v[i][c];
+    for (int c = 0; c < STEM_CHANNELS; ++c) full[c] = gain * read_plain(&v[i][c], 0);
     const u32 a = pack2(full[0], full[1]), b = pack2(full[2], full[3]);
     const u32 at = to + ((line % 2 ? kEvenLines : 0) + line / 2) * kLineBytes + column * 8;
     store_pair(at, a, b);
@@ -242,20 +257,20 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     }
     const float g = *gain;
     int index[2] = {int(blockIdx.x) * 2, int(blockIdx.x) * 2 + 1}, chunk[2] = {-1, -1};
+    Item item[2];
     Turn turn[2];
     while (index[0] < s.items || index[1] < s.items) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (index[i] >= s.items) continue;
-        const Item item = item_of(index[i], s);
-        if (chunk[i] < 0) chunk[i] = item.from;
+        if (chunk[i] < 0) item[i] = item_of(index[i], s), chunk[i] = item[i].from;
         const int slot = 2 * i + turn[i].buffer;
         barrier_wait(empty + 8 * slot, turn[i].phase ^ 1);
-        stage(x, g, images + slot * kPlanes * kImageBytes, item, chunk[i], s);
+        stage(x, g, images + slot * kPlanes * kImageBytes, item[i], chunk[i], s);
         fence_async();
         barrier_arrive(full + 8 * slot);
         turn[i].advance();
-        if (++chunk[i] == item.last) index[i] += 2 * gridDim.x, chunk[i] = -1;
+        if (++chunk[i] == item[i].last) index[i] += 2 * gridDim.x, chunk[i] = -1;
       }
     }
   } else {

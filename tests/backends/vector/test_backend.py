@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from csbench.core.pattern import parse
 from csbench.graph.program import output_hw
 from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Shape, geometry
-from csbench.kernels.gather.tile import Kind, Packing, Plan, options
+from csbench.kernels.gather.tile import Kind, Packing, Plan, Tile, options
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
@@ -153,10 +154,10 @@ def test_columns_cover_the_output_once(images: int) -> None:
 
 
 SPILL_LIMIT = 64  # bytes, outside of the main loop
-LARGE = Load(8, 32, 3136, 36, 0.5, True, True, most_records, 16, 784)
+LARGE = Load(8, 32, 3136, 36, 0.5, True, True, most_records, 16, 784, True)
 SMALL = Load(8, 32, 4, 36, 0.25, True, False, most_records)
 TILES = [
-    (kind, plan.tile)
+    (kind, plan.tile, load is SMALL)  # whose results are unfolded for the next layer
     for kind in KINDS[:2]
     for load in (LARGE, SMALL)
     for plan in list(candidates(kind, load, 132).values())[::5]
@@ -164,10 +165,27 @@ TILES = [
 
 
 @needs_nvcc
-@pytest.mark.parametrize(("kind", "tile"), TILES, ids=str)
-def test_kernels_compile_without_spills(kind: Kind, tile: object, tmp_path: Path) -> None:
-    found = compiled("gather/conv.cu", options(kind, tile, True), HOPPER, tmp_path)
+@pytest.mark.parametrize(("kind", "tile", "unfold"), TILES, ids=str)
+def test_kernels_compile_without_spills(
+    kind: Kind, tile: Tile, unfold: bool, tmp_path: Path
+) -> None:
+    found = compiled("gather/conv.cu", options(kind, tile, True, unfold), HOPPER, tmp_path)
     assert found.spilled <= SPILL_LIMIT, found.log
+
+
+TOGETHER = sorted(
+    {plan.tile for plan in candidates(KINDS[0], LARGE, 132).values() if plan.tile.copying}
+)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("tile", TOGETHER, ids=str)
+def test_registers_that_are_dealt_anew_are_there(tile: Tile, tmp_path: Path) -> None:
+    """More than a block had at its launch would be waited for without end (kOfOthers)."""
+    log = compiled("gather/conv.cu", options(KINDS[0], tile, True, False), HOPPER, tmp_path).log
+    (used,) = re.findall(r"Used (\d+) registers", log)
+    assert int(used) == 65536 // tile.blocks // tile.threads // 8 * 8
+    assert "wgmma" not in log  # ptxas says so where it makes products wait for each other
 
 
 @needs_nvcc

@@ -19,6 +19,7 @@ from csbench.graph import reference
 from csbench.graph.program import Conv
 from csbench.kernels import search
 from csbench.kernels.gather import io
+from csbench.kernels.gather.layout import Unfolding
 from csbench.kernels.gather.tile import Tile, packing, plan
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.host import host
@@ -40,6 +41,7 @@ def _on_the_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 # Each: batch, layer, pattern, precision, tile, blocks of a cluster, boxes of a stage.
 WHOLE = partial(Tile, parts=1, split=False, blocks=1)
 SPLIT = partial(Tile, m=4, along=1, split=True, blocks=1)
+TOGETHER = partial(WHOLE, 32, 4, along=4, promote=0, ahead=0, together=True)
 CASES = [
     (64, layer(64, 130, (2, 3), residual=True), "ovw:32@50%", "fp16",
      WHOLE(32, 4, 2, 2, promote=0, ahead=2), 1, 1),
@@ -62,6 +64,24 @@ CASES = [
      WHOLE(32, 4, 2, 4, promote=0, ahead=2, shared=True), 1, 16),
     (48, layer(17, 40, (3, 5), kernel=2, padding=0, residual=True), "ovw:32@50%", "fp16",
      WHOLE(32, 4, 2, 4, promote=0, ahead=2, shared=True), 1, 9),
+    (64, layer(70, 100, (5, 4), kernel=3, residual=True), "ovw:32@75%", "fp16",
+     TOGETHER(groups=2, shared=True), 1, 16),
+    (64, layer(48, 128, (3, 6), kernel=3), "ovw:32@50%", "bf16",
+     TOGETHER(groups=4, shared=True, copying=True), 1, 16),
+    (64, layer(40, 128, (3, 6), kernel=3, residual=True), "ovw:32@50%", "fp16",
+     TOGETHER(groups=2, shared=True, copying=True, twins=True), 1, 16),
+    (64, layer(70, 224, (3, 3), kernel=3), "ovw:32@75%", "fp16",
+     TOGETHER(groups=4, shared=True, copying=True, twins=True), 1, 16),
+    (70, layer(128, 60, (3, 4), residual=True), "ovw:32@50%", "bf16",
+     TOGETHER(groups=1, copying=True, twins=True), 1, 2),
+    (64, layer(70, 64, (3, 4), kernel=3), "ovw:32@75%", "fp16",
+     TOGETHER(groups=2, blocks=2, shared=True), 1, 16),
+    (64, layer(130, 128, (2, 2)), "ovw:32@75%", "fp16",
+     TOGETHER(groups=2, blocks=2, twins=True), 1, 1),
+    (70, layer(64, 96, (4, 4), kernel=3, stride=2), "shfl-bw:32@93.75%", "fp16",
+     TOGETHER(groups=1), 1, 2),
+    (64, layer(192, 64, (2, 3), residual=True), "ovw:32@50%", "fp16",
+     TOGETHER(groups=2, copying=True), 1, 1),
     (17, layer(64, 70, (3, 3), kernel=3, residual=True), "ovw:32@75%", "fp16",
      WHOLE(32, 4, 2, 1, promote=0, ahead=0), 1, 1),
     (20, layer(70, 64, (5, 6), kernel=3, stride=2, padding=0), "ovw:32@50%", "fp16",
@@ -109,6 +129,84 @@ def test_convolution(
     out = io.unpack(made.run_with(chosen, pack(x, gain=gains[0]), added), gains[2], torch.float32)
     error = reference.relative_error(out, reference.convolution(conv, x, residual))
     assert error < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("batch", "found"), [(1, True), (20, True), (64, False)])
+def test_records_come_with_the_stages_at_small_batch(batch: int, found: bool) -> None:
+    """In layers of one pixel too, whose columns are flat."""
+    for kernel in (1, 3):
+        _, units = units_of(torch.randn(256, 256, kernel, kernel), "ovw:32@75%")
+        conv = layer(256, 256, (28, 28), kernel=kernel)
+        plans = Layer(conv, units, kind_of("fp16"), batch, "cpu").plans
+        assert any("with records" in name for name in plans) == found
+
+
+UNFOLDED = [
+    (1, layer(64, 96, (9, 17)), Unfolding(17, 3, 1, 1, 1)),
+    (2, layer(64, 40, (7, 8), kernel=3, residual=True), Unfolding(4, 3, 2, 1, 1)),
+    (3, layer(70, 64, (4, 5)), Unfolding(9, 2, 1, 3, 2)),
+    (1, layer(64, 96, (3, 30)), Unfolding(28, 3, 1, 0, 1)),
+    (1, layer(64, 32, (5, 11)), Unfolding(6, 7, 3, 6, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize(("batch", "conv", "unfolding"), UNFOLDED)
+@pytest.mark.parametrize("split", [False, True])
+def test_a_layer_leaves_what_the_next_one_reads(
+    batch: int, conv: Conv, unfolding: Unfolding, split: bool, dtype: str
+) -> None:
+    """Bit by bit what a kernel of its own makes of the result."""
+    weight, units = units_of(conv.weight, "ovw:32@50%")
+    conv, kind = dataclasses.replace(conv, weight=weight), kind_of(dtype)
+    made = Layer(conv, units, kind, batch, "cpu", unfolding=unfolding)
+    pack = partial(io.pack, planes=kind.planes, bf16=False, gain=torch.tensor(1.0))
+    added = pack(torch.randn(batch, *conv.output_size)) if conv.residual else None
+    tile = SPLIT(32, groups=2, parts=2, promote=0, ahead=1) if split else (
+        WHOLE(32, 4, 2, 1, promote=0, ahead=1)
+    )  # fmt: skip
+    chosen = plan(kind, tile, 2 if split else 1, 1, conv.residual, 0)
+    assert chosen is not None
+    out = made.run_with(chosen, pack(torch.randn(batch, *conv.input_size)), added)
+    assert out.unfolded is not None
+
+    def read(data: torch.Tensor) -> torch.Tensor:
+        return data.view(len(data), -1, unfolding.taps, unfolding.pitch)[..., : unfolding.out_width]
+
+    assert torch.equal(read(out.unfolded), read(io.unfold(out, unfolding).data))
+
+
+LATE = [
+    (64, WHOLE(32, 4, 2, 2, promote=0, ahead=2), 1), (64, TOGETHER(groups=2, copying=True), 1),
+    (3, WHOLE(32, 4, 2, 1, promote=0, ahead=0), 1),
+    (1, SPLIT(32, groups=2, parts=2, promote=0, ahead=2), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("batch", "tile", "ranks"), LATE, ids=str)
+def test_what_the_kernel_before_writes_is_read_late(batch: int, tile: Tile, ranks: int) -> None:
+    """Weights are asked for early; activations, scales and biases may be its results."""
+    weight, units = units_of(torch.randn(64, 256, 1, 1), "ovw:32@50%")
+    conv = dataclasses.replace(layer(256, 64, (2, 3), residual=True), weight=weight)
+    made = Layer(conv, units, kind_of("fp16"), batch, "cpu")
+    x, residual = torch.randn(batch, 256, 2, 3), torch.randn(batch, 64, 2, 3)
+    given = [io.pack(v, 1, False, torch.ones(())) for v in (x, residual)]
+    late = [given[0].data, given[1].data, made.unscale, made.bias]
+    results = [v.clone() for v in late]
+    for v in late:
+        v.fill_(torch.nan)
+
+    def end() -> None:
+        for v, result in zip(late, results, strict=True):
+            v.copy_(result)
+
+    records = 0 if tile.ahead else made.weights.records(packing(tile, 1))
+    chosen = plan(made.kind, tile, ranks, 1, True, records)
+    assert chosen is not None
+    with host.ends_late(end):
+        out = made.run_with(chosen, *given)
+    found = io.unpack(out, torch.ones(()), torch.float32)
+    assert reference.relative_error(found, reference.convolution(conv, x, residual)) < 1e-3
 
 
 @pytest.mark.parametrize("batch", [1, 64])

@@ -136,6 +136,18 @@ def test_rows_of_a_matrix_lie_in_different_banks_where_they_can() -> None:
     assert (rows.reshape(-1, 8).sort(1).values % 8).sort(1).values.eq(torch.arange(8)).all()
 
 
+@pytest.mark.parametrize(("boxes", "wanted"), [(1, 1.55), (2, 1.4), (4, 1.3)])
+def test_few_octets_read_a_bank_twice(boxes: int, wanted: float) -> None:
+    """Accesses of an octet: the most rows that it reads from a bank. Chance alone makes it 2.3."""
+    _, units = units_of(torch.randn(128, 256, 3, 3), "ovw:32@50%")
+    packed = pack(
+        units, by_tap(units, boxes), swizzled=True, parts=(units.values.half(),), spans=True
+    )
+    rows, _ = records(packed, 32, 1)
+    banks = torch.nn.functional.one_hot(rows.reshape(-1, 8) % 8, 8)
+    assert banks.sum(1).amax(1).float().mean() < wanted
+
+
 def test_padding_repeats_rows_of_its_octet() -> None:
     weight = torch.zeros(8, 64, 1, 1)
     weight[:, [8, 17, 26]] = 1.0

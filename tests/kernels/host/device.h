@@ -72,6 +72,7 @@ struct Block {
   std::map<int, Meeting> named;
   int number, threads;
   int stores = 0;  // on their way out
+  std::map<std::pair<int, int>, unsigned long long> operands;  // of wgmma, by group of warps and turn
 };
 
 struct Warp {
@@ -91,6 +92,8 @@ struct Lane {
   Warp* warp;
   int thread;
   bool started = false, done = false;
+  int products = 0;                              // of wgmma
+  std::vector<std::function<void()>> pending;    // those that are not waited for
   std::vector<std::vector<std::function<void()>>> copies{1};  // of cp.async on their way, by group
 };
 

@@ -49,6 +49,7 @@ inline void sync_warps(int barrier, int threads) {
 // ---- the kernel before
 inline void let_successor_start() {}
 inline void await_predecessor() {
+  if (machine->predecessor) ++machine->progress, yield();  // all lanes go on until they wait, too
   if (machine->predecessor) std::exchange(machine->predecessor, nullptr)();
 }
 
