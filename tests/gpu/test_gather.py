@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
 from csbench.backends import registry
 from csbench.backends.vector import gpu
@@ -22,6 +23,7 @@ from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program
 from csbench.kernels import nvrtc
 from csbench.kernels.gather import io
+from csbench.kernels.gather.layout import Unfolding
 from csbench.kernels.gather.tile import options
 from csbench.kernels.wgmma import launch as wgmma
 from csbench.models import build, calibrate
@@ -117,6 +119,33 @@ def test_every_plan_on_awkward_shapes(
         error = reference.relative_error(results[0], expected)
         assert error < tolerance(dtype) / 2, f"{name}: {error:.1e}"
         assert torch.equal(results[0], results[1]), f"{name}: not the same twice"
+
+
+UNFOLDED = [
+    (1, layer(64, 96, (14, 14)), Unfolding(14, 3, 1, 1, 1)),
+    (2, layer(96, 64, (9, 27), kernel=3, residual=True), Unfolding(14, 3, 2, 1, 1)),
+    (1, layer(256, 512, (7, 7)), Unfolding(4, 1, 2, 0, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize(("batch", "conv", "unfolding"), UNFOLDED, ids=names)
+def test_every_plan_leaves_what_the_next_layer_reads(
+    poisoned: None, batch: int, conv: Conv, unfolding: Unfolding, dtype: str
+) -> None:
+    conv, kind = pruned(conv, "ovw:32@75%"), kind_of(dtype)
+    made = Layer(conv, units_of(conv), kind, batch, "cuda", unfolding=unfolding)
+    pack = partial(io.pack, planes=kind.planes, bf16=False, gain=torch.ones((), device="cuda"))
+    x = pack(torch.randn(batch, *conv.input_size, device="cuda"))
+    added = pack(torch.randn(batch, *conv.output_size, device="cuda")) if conv.residual else None
+
+    def read(data: Tensor) -> Tensor:
+        return data.view(len(data), -1, unfolding.taps, unfolding.pitch)[..., : unfolding.out_width]
+
+    for name, plan in made.plans.items():
+        out = made.run_with(plan, x, added)
+        assert out.unfolded is not None
+        assert torch.equal(read(out.unfolded), read(io.unfold(out, unfolding).data)), name
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "tf32", "fp16", "bf16"])
