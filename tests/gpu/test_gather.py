@@ -125,6 +125,7 @@ UNFOLDED = [
     (1, layer(64, 96, (14, 14)), Unfolding(14, 3, 1, 1, 1)),
     (2, layer(96, 64, (9, 27), kernel=3, residual=True), Unfolding(14, 3, 2, 1, 1)),
     (1, layer(256, 512, (7, 7)), Unfolding(4, 1, 2, 0, 1)),
+    (1, layer(64, 64, (9, 70)), Unfolding(70, 3, 1, 1, 1)),
 ]  # fmt: skip
 
 

@@ -144,12 +144,13 @@ class _Lowering(Lowering):
         self.layers.append((conv, layer, dense))
 
     def _unfolding(self, value: int) -> Unfolding | None:
-        """As what a layer that follows reads a value, where that is not as it is stored."""
+        """What a layer that follows reads, where that is near what is stored."""
         for step in self.program.steps:
             if isinstance(step.op, Conv) and step.inputs[0] == value:
                 refused = is_depthwise(step.op) or why_not_at_all(step.op, self.case.batch)
                 shape = shape_of(step.op, self.case.batch)
-                if not refused and geometry(shape).unfolded:
+                near = shape.unfolding.is_near(shape.size[1])
+                if not refused and geometry(shape).unfolded and near:
                     return shape.unfolding
         return None
 

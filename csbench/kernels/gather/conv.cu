@@ -150,7 +150,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
     consume(p, s, me, reader, [] {});
   }
 #else
-  if (kShort) let_successor_start();
   // The first warp copies: a ninth warp would take registers from all others.
   Reader reader(p, s, me);
   Feeder feeder(p, s, me);

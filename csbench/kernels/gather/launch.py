@@ -31,9 +31,9 @@ class _Unfolding(ctypes.Structure):
     """struct Unfolding of gather/shape.cuh."""
 
     _fields_ = [
-        ("pitch", _Divisor), ("stride", _Divisor),
+        ("pitch", _Divisor),
         *((name, c_int) for name in (
-            "width", "taps", "out_width", "out_pitch", "padding", "dilation", "plane",
+            "width", "taps", "out_pitch", "stride", "padding", "dilation", "plane", "joined",
         )),
     ]  # fmt: skip
 
@@ -121,17 +121,17 @@ def _shape(
         *((0, 0) if window is None else (window[1], window[0] // 2)), units, tiles,
         plan.scratch(kind),
         plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
-        plan.factors(kind), relu, residual_scale, _unfolding(out),
+        plan.factors(kind), relu, residual_scale, _unfolding(out, g.swizzled),
     )  # fmt: skip
 
 
-def _unfolding(out: Activation) -> _Unfolding:
+def _unfolding(out: Activation, joined: bool) -> _Unfolding:
     u = out.unfolding
     if u is None or out.unfolded is None:
         return _Unfolding()
     return _Unfolding(
-        _Divisor(out.layout.pitch), _Divisor(u.stride), out.layout.width, u.taps, u.out_width,
-        u.pitch, u.padding, u.dilation, out.unfolded.shape[1],
+        _Divisor(out.layout.pitch), out.layout.width, u.taps, u.pitch, u.stride, u.padding,
+        u.dilation, out.unfolded.shape[1], joined,
     )  # fmt: skip
 
 

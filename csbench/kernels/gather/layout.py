@@ -77,6 +77,12 @@ class Unfolding(NamedTuple):
     padding: int
     dilation: int
 
+    def is_near(self, width: int) -> bool:
+        """Whether it reads at most a column aside, and every or every other one of a line."""
+        aside = (-self.padding, (self.taps - 1) * self.dilation - self.padding)
+        within = -1 <= aside[0] <= aside[1] <= 1
+        return within and self.stride in (1, 2) and self.out_width == -(-width // self.stride)
+
     @property
     def pitch(self) -> int:
         """Columns of a tap, padding included."""

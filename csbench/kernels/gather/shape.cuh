@@ -39,9 +39,10 @@ static_assert(!kTwins || (kWgmma && kWindow && kCopiers == 4), "each copies half
 
 // What the next layer reads of a line: see unfold.cuh.
 struct Unfolding {
-  Divisor pitch, stride;  // of a line here; of that layer
-  int width, taps, out_width, out_pitch, padding, dilation;
-  int plane;  // elements between planes
+  Divisor pitch;  // of a line here
+  int width, taps, out_pitch, stride, padding, dilation;
+  int plane;   // elements between planes
+  int joined;  // are the columns of a block neighbours
 };
 
 struct Shape {

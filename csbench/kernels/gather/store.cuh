@@ -79,7 +79,7 @@ __device__ __forceinline__ void store(const Pointers& p, const Shape& s, const M
     const int4 numbers = load_ints(it.scratch + plane * kScratchPlane);
     *reinterpret_cast<int4*>(p.out + plane * s.plane + it.at) = numbers;
 #if GATHER_UNFOLD
-    unfold(p, s, it.at, plane, numbers);
+    unfold(p, s, me, it.at, plane, it.scratch + plane * kScratchPlane);
 #endif
   });
   __syncwarp();

@@ -18,6 +18,7 @@ from csbench.errors import BackendError
 from csbench.graph.program import output_hw
 from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Shape, geometry
+from csbench.kernels.gather.layout import Unfolding
 from csbench.kernels.gather.tile import Kind, Packing, Plan, Tile, check_registers, options
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
@@ -138,6 +139,17 @@ def test_windows_are_shared_by_plain_layers_only() -> None:
         {"dilation": (2, 1)},
     ):  # fmt: skip
         assert same._replace(**other).window is None
+
+
+def test_what_is_read_far_aside_is_not_left_by_the_layer_before() -> None:
+    near = Unfolding(9, taps=3, stride=1, padding=1, dilation=1)
+    assert near.is_near(9)
+    assert near._replace(out_width=5, stride=2).is_near(9)
+    for far in (
+        {"padding": 0}, {"padding": 2}, {"taps": 4}, {"dilation": 2}, {"out_width": 8},
+        {"out_width": 3, "stride": 3},
+    ):  # fmt: skip
+        assert not near._replace(**far).is_near(9)
 
 
 @pytest.mark.parametrize("images", [1, 7, 8, 47, 48, 64, 200])

@@ -139,10 +139,13 @@ def test_records_come_with_the_stages_at_small_batch(batch: int, found: bool) ->
 
 UNFOLDED = [
     (1, layer(64, 96, (9, 17)), Unfolding(17, 3, 1, 1, 1)),
+    (1, layer(64, 96, (3, 70)), Unfolding(70, 3, 1, 1, 1)),
+    (1, layer(64, 32, (3, 71)), Unfolding(36, 3, 2, 1, 1)),
     (2, layer(64, 40, (7, 8), kernel=3, residual=True), Unfolding(4, 3, 2, 1, 1)),
-    (3, layer(70, 64, (4, 5)), Unfolding(9, 2, 1, 3, 2)),
-    (1, layer(64, 96, (3, 30)), Unfolding(28, 3, 1, 0, 1)),
-    (1, layer(64, 32, (5, 11)), Unfolding(6, 7, 3, 6, 2)),
+    (2, layer(64, 40, (5, 30), kernel=3), Unfolding(30, 3, 1, 1, 1)),
+    (3, layer(70, 64, (4, 5)), Unfolding(5, 2, 1, 1, 2)),
+    (1, layer(64, 96, (3, 24)), Unfolding(24, 2, 1, 0, 1)),
+    (1, layer(64, 32, (5, 11)), Unfolding(6, 1, 2, 0, 1)),
 ]  # fmt: skip
 
 
