@@ -66,8 +66,8 @@ class DenseConv:
         self.bias = None if moved else conv.bias.to(device, kind)
         self.shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
         pixels_last = layout == "NCHW" and conv.input_size[1:] != (1, 1)
-        self.is_gemm = conv.groups == 1 and not pixels_last
-        if self.is_gemm:
+        self.has_gemm = conv.groups == 1 and not pixels_last
+        if self.has_gemm:
             self.matrix = self.weight.permute(0, 2, 3, 1).flatten(1).t()  # a view
 
     def algorithms(self) -> dict[str, list[Algorithm]]:
@@ -78,7 +78,7 @@ class DenseConv:
         if self.conv.activation != "none" and self.bias is not None:
             pairs = product(weights, placements(self.bias))
             found["fused"] = [partial(_fused, self.conv, w, bias) for w, bias in pairs]
-        if self.is_gemm:
+        if self.has_gemm:
             found["gemm" if is_product(self.conv) else UNFOLDED] = [self._gemm]
         return found
 

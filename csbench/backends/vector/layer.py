@@ -53,7 +53,9 @@ def why_not_at_all(conv: Conv, images: int) -> str | None:
     if max(conv.stride) > MAX_STRIDE or reach >= MAX_OFFSET:
         return f"the copy engine takes strides to {MAX_STRIDE} and windows to {MAX_OFFSET} pixels"
     s = shape_of(conv, images)
-    widened = s.cin * s.input.columns * (1 if s.input.along_images else s.kernel[1])
+    widened = s.cin * s.input.columns
+    if not s.input.along_images:  # as it is unfolded
+        widened = max(widened, s.cin * s.images * s.size[0] * s.kernel[1] * s.unfolding.pitch)
     numbers = max(widened, s.cout * s.output.columns, 64 * prod(geometry(s).blocks))
     if max(numbers, 8 * conv.weight.numel()) > MAX_ELEMENTS:
         return f"the kernel addresses 2^31 numbers; this layer at batch {images} has more"

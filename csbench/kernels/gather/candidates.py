@@ -21,7 +21,7 @@ class Load(NamedTuple):
     total_boxes: int
     density: float
     residual: bool
-    along_images: bool  # are neighbouring columns images: is the batch large
+    large: bool  # the batch: 64 neighbouring columns are images
     records: Callable[[Packing], int]  # the most of a unit in a stage
     window: int = 0  # pixels that 2 x 2 output pixels share; 0: they cannot
     windows: int = 0  # of the layer
@@ -126,13 +126,13 @@ def _whole(kind: Kind, load: Load) -> Iterator[Tile]:
         for groups, along, m in (
             (4, 1, 8), (8, 1, 8), (4, 2, 8), (2, 2, 8), (8, 1, 4), (4, 2, 4), (2, 4, 4)
         ):  # fmt: skip
-            slow = load.along_images and m == 4  # at 50 % by 14 % and more
+            slow = load.large and m == 4  # at 50 % by 14 % and more
             if groups > load.units or slow:
                 continue
-            for ahead in (3,) if load.along_images else (0, 3):
+            for ahead in (3,) if load.large else (0, 3):
                 blocks = 8 // (groups * along)
                 yield Tile(load.unit, m, groups, along, 1, False, 0, blocks, ahead)
-    if kind.planes == 1 and load.unit == 32 and load.along_images:  # four warps of a unit together
+    if kind.planes == 1 and load.unit == 32 and load.large:  # four warps of a unit together
         for groups, blocks in ((4, 1), (2, 2), (2, 1), (1, 2)):
             if groups <= load.units:
                 tile = Tile(load.unit, 4, groups, 4, 1, False, 0, blocks, 0, together=True)
@@ -145,7 +145,7 @@ def _ahead(kind: Kind, load: Load, warps: int) -> tuple[int, ...]:
     """Records that a warp reads ahead; 0: they come with the stages, at small batch only."""
     if kind.planes == 2:
         return (1,)
-    return ((1, 2) if warps == 8 else (2,)) if load.along_images else (0, 2)
+    return ((1, 2) if warps == 8 else (2,)) if load.large else (0, 2)
 
 
 def _split(kind: Kind, load: Load, ranks: int) -> Iterator[Tile]:

@@ -44,8 +44,9 @@
 #include "gather/walk.cuh"
 #endif
 
-// At small batch the kernel before is short and weights may have left L2: while it runs, the blocks
-// of the first columns ask for all records.
+// Plans that only small batch has, but for those that read records from memory without splitting K:
+// the kernel before is short and weights may have left L2, so while it runs, the blocks of the first
+// columns ask for all records.
 constexpr bool kShort = GATHER_SPLIT || (!GATHER_AHEAD && !kWgmma);
 __device__ __forceinline__ void prefetch_records(const Pointers& p, const Shape& s, const Me& me) {
   if (!kShort || me.lane || me.along || threadIdx.x / 32 >= kWarps) return;

@@ -7,17 +7,14 @@
 // 64 channels x 64 columns at one tap, or 16 at all pixels of a window.
 __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x0, int x1, int x2,
                                              int x3, int channel, u32 bar) {
-#if GATHER_TWINS
-#define LOAD_BOX load_box_for_both
-#else
-#define LOAD_BOX load_box
-#endif
 #if GATHER_SWIZZLED && !GATHER_WINDOW
-  LOAD_BOX(to, map, x0, x1, x2, x3, channel, bar);
+  load_box(to, map, x0, x1, x2, x3, channel, bar);
 #else
-  LOAD_BOX(to, map, x0, channel, x1, x2, x3, bar);
+  if constexpr (kTwins)
+    load_box_for_both(to, map, x0, channel, x1, x2, x3, bar);
+  else
+    load_box(to, map, x0, channel, x1, x2, x3, bar);
 #endif
-#undef LOAD_BOX
 }
 
 // Where registers allow, what is copied is looked up a turn before.
@@ -34,7 +31,7 @@ struct Feeder {
     tile = blockIdx.x / s.blocks_along_k(), turn = 0;
     if (threadIdx.x / 32 != (kCopiers ? kWarps : 0)) return;
     locate(s, me);
-    // Warp 0 has the first unit; groups past the last one read its records once more.
+    // The copying warp counts to the first unit; groups past the last one read its records once more.
     starts = p.starts + min(me.unit + me.lane, s.units - 1) * (s.stages + 1);
     if (kLookAhead) look_up(p, s, me);
   }
@@ -97,10 +94,9 @@ struct Feeder {
     const u32 bar = me.full(s, ring.slot);
     if (me.lane == 0) barrier_expect(bar, present * kCopied * kPlanes * kBoxBytes);
     __syncwarp();
-    // Of two blocks with the same columns the one copies some for both, the other one the rest.
-    const int rank = kTwins ? cluster_rank() : 0, lines = kWindow ? rank * s.half_window : 0;
-    const bool mine = !kTwins || kWindow || along % 2 == rank;
-    if (mine && box < (kWindow ? 1 : present))  // a window is one copy: 16 took three times as long
+    // Of two blocks with the same columns each copies half of the window's lines for both.
+    const int lines = kTwins ? cluster_rank() * s.half_window : 0;
+    if (box < (kWindow ? 1 : present))  // a window is one copy: 16 took three times as long
       load_columns(to + lines * s.line * kBoxBytes, plane ? low : high, x.x + (short)next.x,
                    x.y + (next.x >> 16), x.z + (short)next.y, x.w + (next.y >> 16) + lines, next.z,
                    bar);

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from csbench.kernels.gather import order
 from csbench.kernels.gather.deal import STEP, deal
 from csbench.kernels.gather.layout import EIGHT, WIDE
 
@@ -149,7 +150,7 @@ def pack(
     `spans`: a record may hold columns of two stages, which a warp then takes one after the other.
     `together`: weights are in the order of wgmma, else in that of mma's fragments.
     """
-    ordered = _core_matrices if together else _fragments
+    ordered = order.core_matrices if together else order.fragments
     count = stages.number
     dealt = deal(units.unit, stages.stage, stages.row, (units.count, count), spans)
     first, total = dealt.first, int(dealt.first[-1])
@@ -182,29 +183,3 @@ def _address(row: Tensor, swizzled: bool) -> Tensor:
     if swizzled:  # rows of 128 bytes, whose 16-byte pieces are exchanged by the row's number
         return row * 128 | (row % EIGHT) << 4
     return row // WIDE * _BOX_BYTES + row % WIDE * 16
-
-
-def _core_matrices(values: Tensor, record: Tensor, slot: Tensor, total: int) -> Tensor:
-    """Weights [kept, rows of a unit] as bytes [records, ...]: 8 output channels x 8 columns lie
-    together, two such matrices along the columns, then those of the next 8 output channels."""
-    size = values.shape[1]
-    full = values.new_zeros(total, STEP, size)
-    full[record, slot] = values
-    ordered = full.reshape(total, 2, EIGHT, size // EIGHT, EIGHT).permute(0, 3, 1, 4, 2)
-    return ordered.contiguous().view(torch.uint8).reshape(total, -1)
-
-
-def _fragments(values: Tensor, record: Tensor, slot: Tensor, total: int) -> Tensor:
-    """Weights [kept, rows of a unit] as bytes [records, ...] in the order of mma's B fragments.
-
-    Lane (g, t) holds of output channel g of an n8 tile the columns 2t, 2t + 1 and 2t + 8, 2t + 9;
-    two n8 tiles lie together, so that a lane reads 16 bytes.
-    """
-    size = values.shape[1]
-    full = values.new_zeros(total, STEP, size)
-    full[record, slot] = values
-    pair = min(2, size // EIGHT)
-    # [record, +8, t, pair of columns, n8 pair, n8 of the pair, g]
-    shape = (total, 2, 4, 2, size // EIGHT // pair, pair, EIGHT)
-    ordered = full.reshape(shape).permute(0, 4, 6, 2, 5, 1, 3)
-    return ordered.contiguous().view(torch.uint8).reshape(total, -1)

@@ -35,7 +35,7 @@ static_assert(!kWindow || (kBlocks == 4 && !GATHER_SPLIT && GATHER_SWIZZLED), "2
 static_assert(!kWindow || kHalves <= 2, "a warp's columns are on one line of the window");
 static_assert(!kWgmma || (kN == 4 && kM == 4 && kWarpsAlong == 4 && kPlanes == 1 && !GATHER_AHEAD),
               "four warps share the weights of a unit, which come with the stages");
-static_assert(!kTwins || (kWgmma && kBlocks % 2 == 0), "each of two blocks copies a half for both");
+static_assert(!kTwins || (kWgmma && kWindow && kCopiers == 4), "each copies half a window for both");
 
 // What the next layer reads of a line: see unfold.cuh.
 struct Unfolding {

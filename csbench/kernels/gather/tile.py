@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from csbench.errors import BackendError
 from csbench.kernels import nvrtc
 from csbench.kernels.gather.deal import STEP
 from csbench.kernels.gather.layout import WIDE
@@ -11,6 +12,7 @@ from csbench.kernels.gather.pack import WINDOW_CHANNELS
 
 _PROCESSOR, _RESERVED = 233472, 1024  # bytes of shared memory, and what each block loses
 _MAX_SLOTS = 8
+_REGISTERS = 4  # the number of a kernel's attribute
 _LANES = 32  # of the warp that copies, one box (or pixel of a window) each
 
 
@@ -27,9 +29,9 @@ class Tile(NamedTuple):
     `unit` is in output channels, `promote` in k-steps (0: never); `blocks` share a multiprocessor;
     `ahead` records of a warp are on their way while one is multiplied (0: stages hold them). With a
     `shared` window the four blocks of columns are 2 x 2 pixels, and a stage holds what they read of
-    16 channels. `together`: four warps multiply one unit by wgmma, and with `copying`
-    a warp of its own copies. `twins`: two blocks of a cluster have the same columns, and each
-    copies half of them for both.
+    16 channels. `together`: four warps multiply one unit by wgmma, and with `copying` a warp of its
+    own copies. `twins`: two blocks of a cluster share such a window, and each copies half of it for
+    both.
     """
 
     unit: int
@@ -56,8 +58,7 @@ class Tile(NamedTuple):
 
     @property
     def copiers(self) -> int:
-        """Warps that only copy: one; four, of which three are idle, where registers are dealt anew,
-        which is done to four at a time."""
+        """Warps that only copy, or idle: registers are dealt anew to four warps at a time."""
         return 4 if self.copying else int(self.split)
 
     @property
@@ -198,4 +199,14 @@ def options(kind: Kind, tile: Tile, swizzled: bool, unfold: bool) -> tuple[str, 
 def kernel(kind: Kind, p: Plan, swizzled: bool, unfold: bool) -> nvrtc.Kernel:
     """The convolution kernel of one plan on torch's current device."""
     module = nvrtc.load("gather/conv.cu", options=options(kind, p.tile, swizzled, unfold))
-    return module.kernel("gather_conv").prepare(shared=p.shared(kind))
+    made = module.kernel("gather_conv").prepare(shared=p.shared(kind))
+    if p.tile.copying:
+        check_registers(made, p.tile)
+    return made
+
+
+def check_registers(made: nvrtc.Kernel, tile: Tile) -> None:
+    """BackendError where a block does not have the registers that it deals anew: it would hang."""
+    wanted, found = 65536 // tile.blocks // tile.threads // 8 * 8, made.attribute(_REGISTERS)
+    if found != wanted:
+        raise BackendError(f"the compiler gave {found} registers to a thread, not {wanted}")

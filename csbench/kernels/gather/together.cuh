@@ -11,7 +11,7 @@ struct Reader {
 };
 
 // Whether registers allow to gather a record's columns while the one before is multiplied.
-constexpr bool kAhead = kOfOthers >= 128;
+constexpr bool kGatherAhead = kOfOthers >= 128;
 
 // Columns of the four m16 tiles at a record's rows.
 struct Gathered {
@@ -67,12 +67,12 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Rin
   };
   // Multiplies a record's columns while those of the next one are gathered, or at least looked for;
   // true at the end of the tile.
-  const auto step = [&](const Gathered& held, Gathered& other) {
+  const auto step = [&](const Gathered& columns, Gathered& other) {
     if (!now.empty()) {
       const u64 weights = plain_operand(record, 128, 256);
       wgmma_fence();
 #pragma unroll
-      for (int m = 0; m < kM; ++m) wgmma_rows(sum[m], held.x[m], weights);
+      for (int m = 0; m < kM; ++m) wgmma_rows(sum[m], columns.x[m], weights);
       wgmma_commit();
     }
     if (now.ends()) {
@@ -89,14 +89,14 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Rin
       if (--left == 0) return true;
     }
     proceed();
-    if (kAhead) gather(other);
+    if (kGatherAhead) gather(other);
     wgmma_wait<0>();
-    if (!kAhead) gather(other);
+    if (!kGatherAhead) gather(other);
     return false;
   };
-  Gathered x[1 + kAhead];
+  Gathered x[1 + kGatherAhead];
   proceed();
   gather(x[0]);
-  while (!step(x[0], x[kAhead]) && !step(x[kAhead], x[0])) continue;
+  while (!step(x[0], x[kGatherAhead]) && !step(x[kGatherAhead], x[0])) continue;
   ring.advance(1, s.slots);
 }

@@ -14,10 +14,11 @@ from csbench.backends.vector import gpu
 from csbench.backends.vector.layer import why_not_at_all
 from csbench.core.case import Case
 from csbench.core.pattern import parse
+from csbench.errors import BackendError
 from csbench.graph.program import output_hw
 from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Shape, geometry
-from csbench.kernels.gather.tile import Kind, Packing, Plan, Tile, options
+from csbench.kernels.gather.tile import Kind, Packing, Plan, Tile, check_registers, options
 from tests.backends.vector.shapes import layer, units_of
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
 
@@ -195,6 +196,19 @@ def test_registers_that_are_dealt_anew_are_there(kind: Kind, tile: Tile, tmp_pat
     # ptxas says so where it makes products wait for each other, or deals no registers.
     assert "wgmma" not in log
     assert "setmaxnreg" not in log
+
+
+def test_other_registers_than_are_dealt_anew_are_refused() -> None:
+    """The kernel would wait for them without end."""
+
+    class Made:
+        def __init__(self, registers: int) -> None:
+            self.attribute = {4: registers}.__getitem__
+
+    tile = Tile(32, 4, 4, 4, 1, False, 0, 1, 0, together=True, copying=True)
+    check_registers(Made(96), tile)
+    with pytest.raises(BackendError, match="gave 104 registers to a thread, not 96"):
+        check_registers(Made(104), tile)
 
 
 @needs_nvcc
