@@ -63,7 +63,7 @@ def test_weights_must_keep_the_pattern_they_carry() -> None:
 
 
 def most_records(packing: Packing) -> int:
-    """A box has 64 channels, a window 16."""
+    """Of a unit in a stage: a box has 64 channels, a window 16."""
     return 6 if packing.shared else 4 * packing.boxes
 
 
@@ -166,7 +166,7 @@ def tiles(kind: Kind, load: Load) -> list[Tile]:
 
 TILES = [(kind, tile, True, False) for kind in KINDS[:2] for tile in tiles(kind, LARGE)[::4]]
 TILES += [  # whose results are unfolded for the next layer
-    (kind, tile, number % 2 == 0, True)
+    (kind, tile, number % 2 == 1, True)
     for kind in KINDS[:2]
     for load in SMALL
     for number, tile in enumerate(tiles(kind, load)[::3])
