@@ -9,13 +9,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from csbench.backends.base import TORCH_DTYPE
 from csbench.backends.vector import network
+from csbench.backends.vector.layer import shape_of
 from csbench.core.case import Case
 from csbench.core.pattern import parse
 from csbench.graph import reference, trace
 from csbench.graph.attach import attach
 from csbench.graph.program import Program
 from csbench.kernels import search
+from csbench.kernels.gather import io
+from csbench.kernels.gather.layout import Activation, Unfolding
 from csbench.sparse.network import sparsify_state
 from tests.kernels.host import host
 from tests.kernels.wgmma import meaning
@@ -39,21 +43,23 @@ def _on_the_host(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Small(nn.Module):
-    """A first layer of five channels, a residual, a depthwise layer, poolings, a sigmoid."""
+    """A first layer of five channels that two others read, each in its own way; residuals, a
+    depthwise layer, poolings, a sigmoid."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(5, 32, 3, stride=2, padding=1)
         self.inner = nn.Conv2d(32, 32, 3, padding=1)
+        self.other = nn.Conv2d(32, 32, 3, stride=2, padding=1)
         self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
         self.wide = nn.Conv2d(32, 64, 1)
-        self.pool, self.mean = nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
+        self.pool, self.mean = nn.MaxPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(1)
         self.last = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.first(x))
-        x = F.relu(x + self.inner(x))
-        x = F.relu6(self.depthwise(self.pool(x)))
+        inner = self.pool(F.relu(x + self.inner(x)))
+        x = F.relu6(self.depthwise(F.relu(inner + self.other(x))))
         x = torch.sigmoid(self.wide(x))
         return self.last(torch.flatten(self.mean(x), 1))
 
@@ -80,10 +86,10 @@ def small(model: nn.Module | None = None, image: tuple[int, int, int] = (5, 10, 
     return attach(trace(model, image, "small"), carried)
 
 
-def case(batch: int) -> Case:
+def case(batch: int, dtype: str = "fp32") -> Case:
     return Case(
         task="infer", model="small", pattern="ovw", sparsity=0.5, backend="ovw", baseline="cudnn",
-        device="cpu", dtype="fp32", batch=batch,
+        device="cpu", dtype=dtype, batch=batch,
     )  # fmt: skip
 
 
@@ -93,11 +99,34 @@ def test_a_network_runs_sparse_where_it_can(batch: int) -> None:
     lowered = network.lower_network(program, case(batch))
     ran = {report.name: (report.ran, report.reason) for report in lowered.layers}
     assert ran == {
-        "first": ("sparse", None), "inner": ("sparse", None), "wide": ("sparse", None),
+        "first": ("sparse", None), "inner": ("sparse", None), "other": ("sparse", None),
+        "wide": ("sparse", None),
         "depthwise": ("dense", "a depthwise layer"), "last": ("dense", "kept dense"),
     }  # fmt: skip
     x = torch.randn(batch, 5, 10, 14)
     assert reference.relative_error(lowered(x), reference.run(program, x)) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_the_first_reader_of_a_layer_finds_its_input_unfolded(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others, and a layer that reads what is packed, have a kernel of their own unfold it."""
+    unfold, made = io.unfold, list[Unfolding]()
+
+    def counted(x: Activation, wanted: Unfolding) -> Activation:
+        made.append(wanted)
+        return unfold(x, wanted)
+
+    program = small()
+    lowered = network.lower_network(program, case(2, dtype))
+    monkeypatch.setattr(io, "unfold", counted)
+    x = torch.randn(2, 5, 10, 14).to(TORCH_DTYPE[dtype])
+    error = reference.relative_error(lowered(x), reference.run(program, x))
+    assert error < {"fp32": 2e-6, "fp16": 1e-3}[dtype]
+    of_layer = {c.name: shape_of(c, 2).unfolding for c in program.convolutions}
+    assert of_layer["inner"] not in made
+    assert made == [of_layer["first"], of_layer["other"]]
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.Identity()], ids=["pooled", "alone"])

@@ -125,8 +125,9 @@ struct Index { int x; };
 #define blockDim (Index{machine->now->block->threads})
 #define gridDim (Index{machine->grid})
 
-// A lane's copies arrive at any time until they are waited for.
+// A lane's copies arrive at any time until they are waited for; those of odd lanes no sooner.
 inline void let_some_arrive(Lane& lane) {
+  if (lane.thread % 2) return;
   for (auto& group : lane.copies)
     if (!group.empty() && machine->dice() % 4 == 0) {
       std::swap(group[machine->dice() % group.size()], group.back());

@@ -12,12 +12,12 @@ inline u64 plain_operand(u32 address, u32 along_k, u32 along_rows) {
   return u64(along_rows) << 48 | u64(along_k) << 32 | address;
 }
 
-struct RowsProduct { float (*d)[4]; u32 a[4]; u64 b; };
+struct RowsProduct { float (*d)[4]; const u32* a; u64 b; };  // registers are read when it happens
 inline void wgmma_rows(float (&d)[4][4], const u32 (&a)[4], u64 b) {
   Lane& lane = *machine->now;
   const auto [known, first] = lane.block->operands.try_emplace({lane.thread / 128, lane.products++}, b);
   if (!first && known->second != b) fail("four warps multiply by different weights");
-  lane.pending.push_back([mine = RowsProduct{d, {a[0], a[1], a[2], a[3]}, b}]() mutable {
+  lane.pending.push_back([mine = RowsProduct{d, a, b}]() mutable {
     collective("wgmma", &mine, [](void** given) {
       const u64 b = static_cast<RowsProduct*>(given[0])->b;
       const auto weight = [&](int n, int k) {

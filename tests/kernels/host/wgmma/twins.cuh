@@ -4,6 +4,9 @@
 
 template <class Act> void in_both(const Act& act) {
   if (machine->blocks.size() != 2) fail("twins are two blocks");
+  if (!machine->cluster.generation) fail("the other block may not have begun");
+  for (auto& lane : machine->lanes)
+    if (lane->done) fail("the other block may have ended");
   Block* mine = machine->now->block;
   for (auto& block : machine->blocks) machine->now->block = block.get(), act();
   machine->now->block = mine;
