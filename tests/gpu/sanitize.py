@@ -37,7 +37,7 @@ SELECTION = {
     "cutlass/persistent.cu": ("test_block_cutlass.py", "test_persistent and ragged"),
     "gather/conv.cu": ("test_gather.py", "test_every_plan and 80x48x3x3 and (fp32 or fp16)"),
     "gather/conv.cu, windows": ("test_gather.py", "test_every_plan and 160x70 and fp32"),
-    # By wgmma, with warps that only copy, and twins.
+    # By wgmma, with warps that only copy.
     "gather/conv.cu, together": ("test_gather.py", "test_every_plan and 250x40x3x3 and fp16"),
     "gather/conv.cu, unfolding": ("test_gather.py", "test_every_plan_leaves and fp16"),
     "gather/io.cu, window.cu": (

@@ -101,9 +101,7 @@ class Layer:
         )  # fmt: skip
         if window := self.shape.window:
             windows = prod(self.geometry.windowed(window).blocks)
-            load = load._replace(
-                window=prod(window), windows=windows, even_window=window[0] % 2 == 0
-            )
+            load = load._replace(window=prod(window), windows=windows)
         return candidates(self.kind, load, launch.processors(torch.cuda.current_device()))
 
     @property

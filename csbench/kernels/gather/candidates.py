@@ -25,7 +25,6 @@ class Load(NamedTuple):
     records: Callable[[Packing], int]  # the most of a unit in a stage
     window: int = 0  # pixels that 2 x 2 output pixels share; 0: they cannot
     windows: int = 0  # of the layer
-    even_window: bool = False  # whether it has two halves of whole lines
 
     def plan(self, kind: Kind, tile: Tile, ranks: int, boxes: int) -> Plan | None:
         """The plan, with room for records where stages hold them."""
@@ -53,10 +52,6 @@ def _windows(kind: Kind, load: Load, processors: int) -> dict[str, Plan]:
     """The plans whose blocks of columns share a window."""
     found: dict[str, Plan] = {}
     tiles = [tile for tile in _whole(kind, load) if tile.column_blocks == 4]
-    tiles += [
-        tile._replace(twins=True) for tile in tiles
-        if load.even_window and tile.copying and -(-load.units // tile.groups) % 2 == 0
-    ]  # fmt: skip
     if kind.planes == 1 and load.unit == 32:  # a window for twice the rows; sixteen warps
         tiles += [Tile(32, 4, 4, 4, 1, False, 0, 1, ahead) for ahead in (1, 2)]
     for tile in tiles if load.window else ():

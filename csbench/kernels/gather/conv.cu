@@ -28,11 +28,10 @@
 // Set by -D: CS_BF16, GATHER_ PLANES, N (n8 tiles of a unit), M (m16 tiles of a warp), GROUPS
 // (units of a block), COLUMNS (warps along columns), PARTS (warps along K), SPLIT (is K split),
 // SWIZZLED (rows of 64 columns; else 8 columns of all channels together), WINDOW (do the blocks of a
-// tile share one), WGMMA (do four warps multiply together), TWINS (do two blocks of a cluster share
-// columns), COPIERS (warps that only copy), PROMOTE (k-steps between additions outside the tensor
-// core, which rounds toward zero; 0: never), BLOCKS (a processor), UNFOLD (is the result stored as
-// the next layer reads it, too), AHEAD (records on their way while one is multiplied, 1 to
-// 3; 0: they come with the stages).
+// tile share one), WGMMA (do four warps multiply together), COPIERS (warps that only copy), PROMOTE
+// (k-steps between additions outside the tensor core, which rounds toward zero; 0: never), BLOCKS (a
+// processor), UNFOLD (is the result stored as the next layer reads it, too), AHEAD (records on their
+// way while one is multiplied, 1 to 3; 0: they come with the stages).
 #include "gather/feed.cuh"
 #include "gather/finish.cuh"
 #include "wgmma/prefetch.cuh"
@@ -113,12 +112,11 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
     if (kPlanes == 2) prefetch_map(&low);
     for (int i = 0; i < s.slots; ++i) {
       barrier_init(me.full(s, i), 1 + kRecordCopies);
-      barrier_init(me.empty(s, i), (1 + kTwins) * kGroups * kWarpsAlong);
+      barrier_init(me.empty(s, i), kGroups * kWarpsAlong);
     }
     fence_barrier_init();
   }
   __syncthreads();
-  if (kTwins) cluster_sync();  // their barriers are used
 #if GATHER_SPLIT
   let_successor_start();  // it reads its weights meanwhile; small layers leave it room
   if (warp == kWarps) {
@@ -161,5 +159,4 @@ extern "C" __global__ void __launch_bounds__(kThreads, GATHER_BLOCKS)
     if (warp == 0) feeder.feed(&high, &low, p, s, me);
   });
 #endif
-  if (kTwins) cluster_sync();  // nobody leaves while the other one may write or arrive here
 }

@@ -2,7 +2,6 @@
 // one lane of each plane a whole window; and each lane one unit's records, if stages hold them.
 #pragma once
 #include "gather/shape.cuh"
-#include "wgmma/twins.cuh"
 
 // 64 channels x 64 columns at one tap, or 16 at all pixels of a window.
 __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x0, int x1, int x2,
@@ -10,10 +9,7 @@ __device__ __forceinline__ void load_columns(u32 to, const TensorMap* map, int x
 #if GATHER_SWIZZLED && !GATHER_WINDOW
   load_box(to, map, x0, x1, x2, x3, channel, bar);
 #else
-  if constexpr (kTwins)
-    load_box_for_both(to, map, x0, channel, x1, x2, x3, bar);
-  else
-    load_box(to, map, x0, channel, x1, x2, x3, bar);
+  load_box(to, map, x0, channel, x1, x2, x3, bar);
 #endif
 }
 
@@ -94,12 +90,9 @@ struct Feeder {
     const u32 bar = me.full(s, ring.slot);
     if (me.lane == 0) barrier_expect(bar, present * kCopied * kPlanes * kBoxBytes);
     __syncwarp();
-    // Of two blocks with the same columns each copies half of the window's lines for both.
-    const int lines = kTwins ? cluster_rank() * s.half_window : 0;
     if (box < (kWindow ? 1 : present))  // a window is one copy: 16 took three times as long
-      load_columns(to + lines * s.line * kBoxBytes, plane ? low : high, x.x + (short)next.x,
-                   x.y + (next.x >> 16), x.z + (short)next.y, x.w + (next.y >> 16) + lines, next.z,
-                   bar);
+      load_columns(to, plane ? low : high, x.x + (short)next.x, x.y + (next.x >> 16),
+                   x.z + (short)next.y, x.w + (next.y >> 16), next.z, bar);
     if (me.lane < kRecordCopies) {
       const u32 bytes = (after - record) * kRecord;
       barrier_expect(bar, bytes);

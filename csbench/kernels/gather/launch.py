@@ -46,7 +46,7 @@ class _Shape(ctypes.Structure):
         *((name, c_int * 4) for name in ("box_bits", "step", "size", "out_stride")),
         *((name, c_int) for name in (
             "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "slot_bytes",
-            "unit_bytes", "line", "half_window", "units", "tiles", "scratch", "scratch_step",
+            "unit_bytes", "line", "units", "tiles", "scratch", "scratch_step",
             "barriers", "factors", "relu",
         )),
         ("residual_scale", c_float), ("unfolding", _Unfolding),
@@ -82,7 +82,6 @@ def convolve(
     if unfolding is not None:
         out = out.unfolded_for(unfolding)
     window = shape.window if t.shared else None
-    copied = window and (window[0] // (1 + t.twins), window[1])
     structure = _shape(kind, plan, geometry, window, weights, out, relu, residual_scale)
     pointers = _Pointers(
         *(None if p is None else p.data_ptr() for p in (
@@ -94,11 +93,11 @@ def convolve(
     kernel(kind, plan, geometry.swizzled, unfolding is not None).launch(
         grid, t.threads,
         [
-            *(maps.boxes(x, geometry, plane, t.box_channels, copied)
+            *(maps.boxes(x, geometry, plane, t.box_channels, window)
               for plane in (0, kind.planes - 1)),
             pointers, structure,
         ],
-        shared=plan.shared(kind), cluster=plan.cluster if plan.cluster > 1 else None, overlap=True,
+        shared=plan.shared(kind), cluster=plan.ranks if plan.ranks > 1 else None, overlap=True,
     )  # fmt: skip
     return out
 
@@ -118,8 +117,7 @@ def _shape(
         tuple(b * s for b, s in zip(g.box, g.step, strict=True)), g.size, g.out_stride,
         g.out_channel, out.plane, weights.stages, plan.boxes, len(weights.boxes), plan.slots,
         plan.ranks, plan.slot_bytes(kind), plan.unit_bytes(kind),
-        *((0, 0) if window is None else (window[1], window[0] // 2)), units, tiles,
-        plan.scratch(kind),
+        0 if window is None else window[1], units, tiles, plan.scratch(kind),
         plan.scratch_bytes(kind) if plan.buffers > 1 else 0, plan.barriers(kind),
         plan.factors(kind), relu, residual_scale, _unfolding(out, g.swizzled),
     )  # fmt: skip

@@ -18,7 +18,7 @@ constexpr int kOfOthers =
     kCopiers == 4 ? (kAtLaunch * kThreads - kOfCopiers * 128) / (kWarps * 32) / 8 * 8 : kAtLaunch;
 // Where blocks of columns share a window of pixels, a stage holds it once, for 16 channels; else it
 // holds boxes of 64 channels for every block.
-constexpr bool kWindow = GATHER_WINDOW, kWgmma = GATHER_WGMMA, kTwins = GATHER_TWINS;
+constexpr bool kWindow = GATHER_WINDOW, kWgmma = GATHER_WGMMA;
 constexpr int kCopied = kWindow ? 1 : kBlocks;
 constexpr int kBoxBytes = (kWindow ? 16 : 64) * 128;
 constexpr int kWeightBytes = kPlanes * kUnit * 16 * 2;
@@ -35,7 +35,6 @@ static_assert(!kWindow || (kBlocks == 4 && !GATHER_SPLIT && GATHER_SWIZZLED), "2
 static_assert(!kWindow || kHalves <= 2, "a warp's columns are on one line of the window");
 static_assert(!kWgmma || (kN == 4 && kM == 4 && kWarpsAlong == 4 && kPlanes == 1 && !GATHER_AHEAD),
               "four warps share the weights of a unit, which come with the stages");
-static_assert(!kTwins || (kWgmma && kWindow && kCopiers == 4), "each copies half a window for both");
 
 // What the next layer reads of a line: see unfold.cuh.
 struct Unfolding {
@@ -53,7 +52,7 @@ struct Shape {
   int stages, boxes, total_boxes;                // boxes of a stage, and of the layer
   int slots, ranks;                              // of the ring; blocks along K
   int slot_bytes, unit_bytes;                    // of a stage; of a unit's records in it
-  int line, half_window;                         // of a window: pixels of a line, half its lines
+  int line;                                      // pixels of a line of the shared window
   int units, tiles;
   int scratch, scratch_step, barriers, factors;  // byte offsets in shared memory
   int relu;

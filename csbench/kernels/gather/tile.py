@@ -30,8 +30,7 @@ class Tile(NamedTuple):
     `ahead` records of a warp are on their way while one is multiplied (0: stages hold them). With a
     `shared` window the four blocks of columns are 2 x 2 pixels, and a stage holds what they read of
     16 channels. `together`: four warps multiply one unit by wgmma, and with `copying` a warp of its
-    own copies. `twins`: two blocks of a cluster share such a window, and each copies half of it for
-    both.
+    own copies.
     """
 
     unit: int
@@ -46,7 +45,6 @@ class Tile(NamedTuple):
     shared: bool = False
     together: bool = False
     copying: bool = False
-    twins: bool = False
 
     @property
     def warps(self) -> int:
@@ -133,11 +131,6 @@ class Plan(NamedTuple):
         return 1024 + self.factors(kind) + 8 * self.tile.warps * self.tile.unit
 
     @property
-    def cluster(self) -> int:
-        """Blocks of a cluster."""
-        return 2 if self.tile.twins else self.ranks
-
-    @property
     def packing(self) -> Packing:
         return packing(self.tile, self.boxes)
 
@@ -146,7 +139,7 @@ class Plan(NamedTuple):
         k = f", K by {self.ranks} x {t.parts}" if t.split else ""
         records = f"{t.ahead} ahead" if t.ahead else "with records"
         if t.together:
-            records = "wgmma" + ", one copies" * t.copying + ", twins" * t.twins
+            records = "wgmma" + ", one copies" * t.copying
         return (
             f"{t.groups * t.unit}x{t.along * t.m * 16}, {t.warps} warps{k}, "
             f"{self.slots} stages of {'a window' if t.shared else self.boxes}, {records}, "
@@ -188,7 +181,7 @@ def options(kind: Kind, tile: Tile, swizzled: bool, unfold: bool) -> tuple[str, 
         "PLANES": kind.planes, "N": tile.unit // 8, "M": tile.m, "GROUPS": tile.groups,
         "COLUMNS": tile.along, "PARTS": tile.parts, "SPLIT": int(tile.split),
         "SWIZZLED": int(swizzled), "WINDOW": int(tile.shared), "WGMMA": int(tile.together),
-        "TWINS": int(tile.twins), "COPIERS": tile.copiers,
+        "COPIERS": tile.copiers,
         "PROMOTE": tile.promote, "BLOCKS": tile.blocks, "AHEAD": tile.ahead,
         "UNFOLD": int(unfold),
     }  # fmt: skip

@@ -4,7 +4,6 @@
 #pragma once
 #include "gather/multiply.cuh"
 #include "wgmma/registers.cuh"
-#include "wgmma/twins.cuh"
 
 struct Reader {
   __device__ __forceinline__ Reader(const Pointers&, const Shape&, const Me&) {}
@@ -78,13 +77,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Rin
     if (now.ends()) {
       wgmma_wait<0>();
       __syncwarp();
-      if (me.lane == 0) {
-#if GATHER_TWINS
-        arrive_at_both(me.empty(s, slot));
-#else
-        barrier_arrive(me.empty(s, slot));
-#endif
-      }
+      if (me.lane == 0) barrier_arrive(me.empty(s, slot));
       stage = next - records, slot = ring.slot, late = s.slots > 2;
       if (--left == 0) return true;
     }

@@ -168,7 +168,7 @@ def test_columns_cover_the_output_once(images: int) -> None:
 
 
 SPILL_LIMIT = 64  # bytes, outside of the main loop
-LARGE = Load(8, 32, 3136, 36, 0.5, False, True, most_records, 16, 784, True)
+LARGE = Load(8, 32, 3136, 36, 0.5, False, True, most_records, 16, 784)
 SMALL = [Load(8, 32, blocks, 36, 0.25, True, False, most_records) for blocks in (4, 100)]
 
 
