@@ -64,7 +64,6 @@ class DenseConv:
         # Only a shortcut's bias is left out when zero: fold_biases has moved it.
         moved = conv.activation == "none" and not conv.bias.any()
         self.bias = None if moved else conv.bias.to(device, kind)
-        self.shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
         pixels_last = layout == "NCHW" and conv.input_size[1:] != (1, 1)
         self.has_gemm = conv.groups == 1 and not pixels_last
         if self.has_gemm:
@@ -100,7 +99,7 @@ class DenseConv:
     def _lines(self, x: Tensor) -> Tensor:
         """What each output pixel reads, [pixels, taps * channels]: a view of channels-last memory
         where the window is one pixel, else a copy."""
-        stride, padding, dilation, _ = self.shape
+        stride, padding, dilation, _ = _shape(self.conv)
         if is_product(self.conv):
             return x.permute(0, 2, 3, 1)[:, :: stride[0], :: stride[1]].flatten(0, 2)
         if any(padding):
@@ -117,19 +116,23 @@ class DenseConv:
         return windows.flatten(0, 2).flatten(1)
 
 
+def _shape(conv: Conv) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+    """All that torch asks of a convolution beside its tensors."""
+    return conv.stride, conv.padding, conv.dilation, conv.groups
+
+
 def _plain(
     conv: Conv, weight: Tensor, bias: Tensor | None, x: Tensor, residual: Tensor | None
 ) -> Tensor:
-    y = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    y = F.conv2d(x, weight, bias, *_shape(conv))
     return _activate(conv, y if residual is None else y.add_(residual))
 
 
 def _fused(conv: Conv, weight: Tensor, bias: Tensor, x: Tensor, residual: Tensor | None) -> Tensor:
-    shape = (conv.stride, conv.padding, conv.dilation, conv.groups)
     if residual is None:
-        y = torch.cudnn_convolution_relu(x, weight, bias, *shape)
+        y = torch.cudnn_convolution_relu(x, weight, bias, *_shape(conv))
     else:
-        y = torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *shape)
+        y = torch.cudnn_convolution_add_relu(x, weight, residual, 1.0, bias, *_shape(conv))
     return y.clamp_(max=6) if conv.activation == "relu6" else y
 
 

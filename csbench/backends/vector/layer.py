@@ -55,7 +55,7 @@ def why_not_at_all(conv: Conv, images: int) -> str | None:
     s = shape_of(conv, images)
     widened = s.cin * s.input.columns
     if not s.input.along_images:  # as it is unfolded
-        widened = max(widened, s.cin * s.images * s.size[0] * s.kernel[1] * s.unfolding.pitch)
+        widened = max(widened, s.cin * s.unfolding.columns(s.input))
     numbers = max(widened, s.cout * s.output.columns, 64 * prod(geometry(s).blocks))
     if max(numbers, 8 * conv.weight.numel()) > MAX_ELEMENTS:
         return f"the kernel addresses 2^31 numbers; this layer at batch {images} has more"

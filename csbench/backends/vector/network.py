@@ -145,7 +145,7 @@ class _Lowering(Lowering):
 
     def _unfolding(self, value: int) -> Unfolding | None:
         """What a layer that follows reads, where that is near what is stored."""
-        for step in self.program.steps:
+        for step in self.readers[value]:
             if isinstance(step.op, Conv) and step.inputs[0] == value:
                 refused = is_depthwise(step.op) or why_not_at_all(step.op, self.case.batch)
                 shape = shape_of(step.op, self.case.batch)

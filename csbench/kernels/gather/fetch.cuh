@@ -55,8 +55,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader& read
                                            const Pointers& p, const Shape& s, const Me& me,
                                            const Refill& refill) {
   const u32 plane_bytes = s.boxes * kBoxBytes, mine = columns_of(s, me, plane_bytes);
-#pragma unroll
-  for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] = 0.f;
+  clear(sum);
   if (!reader.stages) return;
 #if GATHER_PROMOTE
   float part[kM][kN][4] = {};

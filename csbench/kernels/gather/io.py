@@ -103,8 +103,7 @@ def unfold(x: Activation, u: Unfolding) -> Activation:
     The result has the layout's sizes of x, but its lines are [taps, output width].
     """
     layout = x.layout
-    room = x.unfolded_for(u).unfolded
-    assert room is not None
+    room = x.room_for(u)
     size = room.shape[1]
     arguments = _Unfold(
         layout.width, layout.pitch, u.out_width, u.pitch, u.taps, u.stride, u.padding, u.dilation,

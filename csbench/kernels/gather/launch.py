@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 from ctypes import c_float, c_int, c_uint32, c_void_p
 from math import prod
@@ -46,8 +47,8 @@ class _Shape(ctypes.Structure):
         *((name, c_int * 4) for name in ("box_bits", "step", "size", "out_stride")),
         *((name, c_int) for name in (
             "channel", "plane", "stages", "boxes", "total_boxes", "slots", "ranks", "slot_bytes",
-            "unit_bytes", "line", "units", "tiles", "scratch", "scratch_step",
-            "barriers", "factors", "relu",
+            "unit_bytes", "line", "units", "tiles", "scratch", "scratch_step", "barriers",
+            "factors", "relu",
         )),
         ("residual_scale", c_float), ("unfolding", _Unfolding),
     ]  # fmt: skip
@@ -80,7 +81,7 @@ def convolve(
         x = _unfolded(x, shape.unfolding)
     out = x.like(shape.cout, shape.output)
     if unfolding is not None:
-        out = out.unfolded_for(unfolding)
+        out = dataclasses.replace(out, unfolding=unfolding, unfolded=out.room_for(unfolding))
     window = shape.window if t.shared else None
     structure = _shape(kind, plan, geometry, window, weights, out, relu, residual_scale)
     pointers = _Pointers(
@@ -125,11 +126,11 @@ def _shape(
 
 def _unfolding(out: Activation, joined: bool) -> _Unfolding:
     u = out.unfolding
-    if u is None or out.unfolded is None:
+    if u is None:
         return _Unfolding()
     return _Unfolding(
         _Divisor(out.layout.pitch), out.layout.width, u.taps, u.pitch, u.stride, u.padding,
-        u.dilation, out.unfolded.shape[1], joined,
+        u.dilation, out.channels * u.columns(out.layout), joined,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ images lie one after the other, `[C, N, H, pitch]`, lines padded to 16 bytes.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 from ctypes import c_int, c_longlong
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -88,6 +87,10 @@ class Unfolding(NamedTuple):
         """Columns of a tap, padding included."""
         return eights(self.out_width)
 
+    def columns(self, layout: Layout) -> int:
+        """What it reads of a channel, padding included."""
+        return layout.images * layout.height * self.taps * self.pitch
+
 
 class Strides(NamedTuple):
     """Image n lies at n // inner * image_block + n % inner * image; the rest is linear."""
@@ -137,12 +140,10 @@ class Activation:
         """Room for another one of the same numbers and device."""
         return Activation.empty(len(self.data), self.data.dtype, channels, layout, self.data.device)
 
-    def unfolded_for(self, unfolding: Unfolding) -> Activation:
-        """The same, and room for what a layer of that unfolding reads; nothing is written."""
-        layout = self.layout
-        lines = self.channels * layout.images * layout.height
-        room = self.data.new_empty(len(self.data), lines * unfolding.taps * unfolding.pitch)
-        return dataclasses.replace(self, unfolding=unfolding, unfolded=room)
+    def room_for(self, unfolding: Unfolding) -> Tensor:
+        """Room for what a layer of that unfolding reads; nothing is written."""
+        size = self.channels * unfolding.columns(self.layout)
+        return self.data.new_empty(len(self.data), size)
 
     @property
     def plane(self) -> int:

@@ -13,6 +13,18 @@ struct Record {
   __device__ __forceinline__ bool ahead() const { return row & 1; }
 };
 
+#if !GATHER_AHEAD
+// What a warp knows of its records before its first tile: nothing, where stages bring them.
+struct Reader {
+  __device__ __forceinline__ Reader(const Pointers&, const Shape&, const Me&) {}
+};
+#endif
+
+__device__ __forceinline__ void clear(float (&sum)[kM][kN][4]) {
+#pragma unroll
+  for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] = 0.f;
+}
+
 // Where in a record a lane finds its row.
 __device__ __forceinline__ u32 row_in_record(int lane) {
   return kWeightBytes + 2 * ((lane & 7) + 8 * (lane >> 4));

@@ -157,7 +157,11 @@ def pack(
     places = _address(stages.row, swizzled) | dealt.moved * NEXT_STAGE
     addresses = _addresses(dealt.record, dealt.place, places, total)
     addresses[first[1:] - 1] |= STAGE_ENDS
-    pieces = [ordered(part, dealt.record, dealt.place, total) for part in parts]
+    pieces = []
+    for part in parts:
+        weights = part.new_zeros(total, STEP, part.shape[1])
+        weights[dealt.record, dealt.place] = part
+        pieces.append(ordered(weights))
     pieces.append(addresses.to(torch.int16).view(torch.uint8))
     starts = torch.cat([first[:-1].reshape(units.count, count), first[count::count, None]], 1)
     return Packed(torch.cat(pieces, 1), starts.int(), stages.boxes.int(), stages.boxes_of_stage)

@@ -5,10 +5,6 @@
 #include "gather/multiply.cuh"
 #include "wgmma/registers.cuh"
 
-struct Reader {
-  __device__ __forceinline__ Reader(const Pointers&, const Shape&, const Me&) {}
-};
-
 // Whether registers allow to gather a record's columns while the one before is multiplied.
 constexpr bool kGatherAhead = kOfOthers >= 128;
 
@@ -23,8 +19,7 @@ template <class Refill>
 __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Ring& ring,
                                            const Pointers&, const Shape& s, const Me& me,
                                            const Refill& refill) {
-#pragma unroll
-  for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] = 0.f;
+  clear(sum);
   const u32 plane_bytes = s.boxes * kBoxBytes, mine = columns_of(s, me, plane_bytes);
   // Stages are seen from this warp's columns on.
   const u32 first = held(me.ring + mine);

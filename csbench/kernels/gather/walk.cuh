@@ -20,18 +20,13 @@ __device__ __forceinline__ void load_weights(Record& r, u32 from, int lane) {
   }
 }
 
-struct Reader {
-  __device__ __forceinline__ Reader(const Pointers&, const Shape&, const Me&) {}
-};
-
 // This warp's stages of a tile into `sum`; `refill` is called once in every stage, before the next
 // one is waited for.
 template <class Refill>
 __device__ __forceinline__ void accumulate(float (&sum)[kM][kN][4], Reader&, Ring& ring,
                                            const Pointers&, const Shape& s, const Me& me,
                                            const Refill& refill) {
-#pragma unroll
-  for (int i = 0; i < kM * kN * 4; ++i) (&sum[0][0][0])[i] = 0.f;
+  clear(sum);
   const u32 plane_bytes = s.boxes * kBoxBytes, mine = columns_of(s, me, plane_bytes);
   const u32 records = s.boxes * kCopied * kPlanes * kBoxBytes + me.group * s.unit_bytes;
   const u32 row_at = row_in_record(me.lane);
