@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from msgspec.structs import replace
 
 from csbench.backends.base import TORCH_DTYPE
 from csbench.backends.cs import latency as gpu_cs_latency
@@ -44,6 +45,7 @@ PAIRS = (
     ((1, 64, 14, 32, 1, 1, 0), (1, 64, 14, 96, 1, 2, 0)),
     ((3, 48, 7, 24, 3, 1, 1), (3, 48, 7, 40, 1, 2, 0)),
 )
+VECTORS = ("ovw:32@50%", "ovw:32@93.75%", "shfl-bw:32@75%", "ovw:64@75%")
 PATTERNS = ("", "cs:2", "cs:4", "cs:8", "cs:16", "cs:4:16", "nm:2:4", "nm:1:4", "nm:1:16", "nm:2:8")
 SPILL_LIMIT = 16  # bytes, outside the loop over K
 
@@ -85,43 +87,45 @@ def inputs(conv: Conv, dtype: str, batch: int) -> list[torch.Tensor]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("split", [True, False], ids=["two planes", "one plane"])
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern", PATTERNS + VECTORS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_plans_equal_the_reference(shape: str, pattern: str, split: bool) -> None:
-    images, cin, size, cout, kernel, stride, padding = SHAPES[shape]
+    images, cin, _, cout, kernel, *_ = SHAPES[shape]
     if pattern and for_spec(parse(pattern)).why_not((cout, cin, kernel, kernel)):
         pytest.skip("the pattern does not divide the channels")
     conv, _ = make(SHAPES[shape], pattern, residual=True, seed=len(pattern))
-    layer = layers.kernelize(conv, images, cout)
-    m, order, out_order = layer.m, layer.order, Order(cout, 1 if cout % 2 else 2)
-    packed = pack_weights(
-        conv.weight, conv.bias, m, split, "cuda", x_scale=8.0, order=order, out_order=out_order
-    )
-    geometry = plans.Shape(
-        images, size, size, out_order.stored, *conv.output_size[1:], (kernel, kernel), stride,
-        (padding, padding),
-    )  # fmt: skip
+    if reason := layers.why_not(conv, case("fp32" if split else "fp16", images)):
+        assert pattern == "ovw:64@75%"
+        pytest.skip(reason)
+    out_order = Order(cout, 1 if cout % 2 else 2)
+    layer = layers.kernelize(conv, images, out_order.stored)
+    order = layer.order
+    prepared = prepare(layer, split, order, out_order, (8.0, 4.0), "cuda")
     x, residual = inputs(conv, "fp32", images)
     expected = reference.convolution(conv, x, residual)
     px, pr = io.pack(x, split, order, 8.0), io.pack(residual, split, out_order, 2.0)
-    ways = plans.candidates(geometry, order, m, split)
+    ways = sorted(prepared.ways)
     for plan in random.Random(0).sample(ways, min(6, len(ways))):
         with poisoned_memory():
-            out = io.Planes.empty(split, images, *conv.output_size[1:], out_order, 4.0)
-            launch.Convolution(geometry, packed, m, plan, split, "relu").launch(px, out, pr)
+            out = prepared.output()
+            assert isinstance(out, io.Planes)
+            prepared.convolution(plan).launch(px, out, pr)
             got = io.unpack(out)
-        assert bool((out.data[..., out_order.channel < 0] == 0).all()), str(plan)
+        assert bool((out.data[..., out_order.channel < 0] == 0).all()), plan
         limit = TOLERANCE["fp32" if split else "fp16"]
-        assert reference.relative_error(got, expected) < limit, str(plan)
+        assert reference.relative_error(got, expected) < limit, plan
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("split", [True, False], ids=["two planes", "one plane"])
-@pytest.mark.parametrize("pattern", ["", "cs:2", "cs:4", "cs:16"])
+@pytest.mark.parametrize("pattern", ["", "cs:2", "cs:4", "cs:16", "ovw:32@75%"])
 @pytest.mark.parametrize("shapes", PAIRS, ids=str)
 def test_pairs_equal_the_reference(
     shapes: tuple[tuple[int, ...], ...], pattern: str, split: bool
 ) -> None:
+    narrowest = min(shapes, key=lambda shape: shape[3])
+    if pattern and for_spec(parse(pattern)).why_not((narrowest[3], narrowest[1], 1, 1)):
+        pytest.skip("fewer channels than a vector has")
     both = [make(shape, pattern, "relu" if i else "none")[0] for i, shape in enumerate(shapes)]
     images, order = shapes[0][0], layers.grouping(both[0]).order(shapes[0][1])
     out_orders = [Order(conv.weight.shape[0], 2) for conv in both]
@@ -156,9 +160,10 @@ def test_lowered_layer_takes_any_memory_format(dtype: str, residual: bool) -> No
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("pattern", ["cs", "ovw:32", "shfl-bw:32"])
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_network_equals_the_reference_eager_and_captured(dtype: str) -> None:
-    measured = case(dtype, 2, 0.875)
+def test_network_equals_the_reference_eager_and_captured(dtype: str, pattern: str) -> None:
+    measured = replace(case(dtype, 2, 0.875), pattern=pattern)
     program = Library().sparse(measured).program
     network = gpu_cs_latency.lower_network(program, measured)
     assert network is not None
@@ -269,7 +274,7 @@ def test_refusals_name_the_reason() -> None:
     assert refuse() is None
     assert "groups" in (refuse(groups=2) or "")
     assert "stride" in (refuse(stride=(1, 2)) or "")
-    assert "cs:M" in (refuse(pattern=PatternSpec("block", (32, 32))) or "")
+    assert "take cs" in (refuse(pattern=PatternSpec("block", (32, 32))) or "")
     assert "2 of 4" in (refuse(pattern=PatternSpec("nm", (3, 4)), weight=everything) or "")
     assert "more than one" in (refuse(weight=everything) or "")
     assert "tile" in (refuse(input_size=(64, 9, 401), output_size=(64, 9, 401)) or "")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from csbench.backends import registry
-from csbench.backends.vector import gpu
+from csbench.backends.vector import gather
 from csbench.backends.vector.depthwise import Depthwise
 from csbench.backends.vector.layer import Layer, kind_of
 from csbench.backends.vector.units import units_of
@@ -156,7 +156,7 @@ def test_lowered_layer(poisoned: None, dtype: str, size: float) -> None:
     if dtype in TORCH and size > 1:
         pytest.skip("beyond the precision's own range")
     for batch in (1, 12):
-        lowered = gpu.lower(conv, case(dtype, batch))
+        lowered = gather.lower(conv, case(dtype, batch))
         kind = TORCH.get(dtype, torch.float32)
         x = (torch.randn(batch, *conv.input_size) * size).to(kind)
         residual = (torch.randn(batch, *conv.output_size) * size).to(kind)
@@ -260,7 +260,7 @@ def test_whole_network(dtype: str, batch: int) -> None:
 def test_other_networks(model: str) -> None:
     program = sparse_program(model, "ovw:16@50%", 64)
     x = torch.randn(8, 3, 64, 64)
-    network = gpu.lower_network(program, case("fp32", 8))
+    network = gather.lower_network(program, case("fp32", 8))
     assert {report.name for report in network.layers} == {c.name for c in program.convolutions}
     assert any(report.ran == "sparse" for report in network.layers)
     assert reference.relative_error(network(x.cuda()), reference.run(program, x)) < 1e-5
@@ -268,7 +268,7 @@ def test_other_networks(model: str) -> None:
 
 def test_dense_twin() -> None:
     program = sparse_program("resnet18", "ovw:32@75%", 64)
-    network = gpu.lower_network(program, case("fp32", 2), sparse=False)
+    network = gather.lower_network(program, case("fp32", 2), sparse=False)
     assert {report.ran for report in network.layers} == {"dense"}
     x = torch.randn(2, 3, 64, 64)
     assert reference.relative_error(network(x.cuda()), reference.run(program, x)) < 1e-5

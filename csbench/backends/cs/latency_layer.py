@@ -9,23 +9,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from csbench.backends.vector.units import units_of
 from csbench.core.case import Case
+from csbench.errors import PatternError
 from csbench.graph.program import Conv
 from csbench.kernels import two_of_four
-from csbench.kernels.latency import io
+from csbench.kernels.gather.pack import Units
+from csbench.kernels.latency import io, vectors
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.io import Planes
-from csbench.kernels.latency.pack import Order
+from csbench.kernels.latency.pack import VECTORS, Order
+from csbench.kernels.latency.vectors import pack_vectors
 from csbench.sparse.layout import group_geometry, to_groups
 
 _FEW_CHANNELS = 4  # a strided layer of so few reads windows of 2 x 4 pixels as channels
 _WINDOW, _ORIGIN = (2, 4), -2
+_OF_VECTORS = ("ovw", "shfl-bw")
 
 
 class Grouping(NamedTuple):
     """What a layer keeps, as the kernels see it: one of every `m` in spans of `span` channels.
 
-    m = 1 is dense, and m = 2 any two of four neighbours in that order (see Order).
+    m = 1 is dense, m = 2 any two of four neighbours in that order (see Order), VECTORS any columns
+    that 32 output channels share.
     """
 
     m: int
@@ -46,6 +52,7 @@ class Kernelized:
     grouping: Grouping
     shape: plans.Shape
     windowed: bool
+    units: Units | None = None  # of a pattern of vectors
 
     @property
     def m(self) -> int:
@@ -61,6 +68,8 @@ def grouping(conv: Conv) -> Grouping:
     """How the kernels take the layer's pattern (`cs`, `nm` or none)."""
     if conv.pattern is None:
         return Grouping(1)
+    if conv.pattern.name in _OF_VECTORS:
+        return Grouping(VECTORS)
     cin = conv.weight.shape[1]
     n, m, span = group_geometry(conv.pattern, cin)
     if n > 1:
@@ -78,6 +87,8 @@ def kernelize(conv: Conv, images: int, rows: int) -> Kernelized:
     )  # fmt: skip
     found = grouping(conv)
     few = conv.weight.shape[1] <= _FEW_CHANNELS and conv.dilation == (1, 1)
+    if found.m == VECTORS:
+        return Kernelized(conv, conv.weight, found, shape, False, units_of(conv))
     if found.m > 1 or not few or conv.stride != (2, 2):
         return Kernelized(conv, conv.weight, found, shape, False)
     return _windowed(conv, shape)
@@ -132,7 +143,10 @@ def why_not(conv: Conv, case: Case) -> str | None:
     if reason is not None:
         return reason
     layer = kernelize(conv, case.batch, conv.weight.shape[0])
-    if not plans.candidates(layer.shape, layer.order, layer.m, case.dtype == "fp32"):
+    split, most = case.dtype == "fp32", None
+    if layer.units is not None:
+        most = pack_vectors(layer.units, conv.bias, split, "cpu").most
+    if not plans.candidates(layer.shape, layer.order, layer.m, split, most):
         return f"no tile fits an image of {conv.input_size[1]}x{conv.input_size[2]}"
     return None
 
@@ -141,8 +155,14 @@ def _why_not_pattern(conv: Conv) -> str | None:
     pattern, cin = conv.pattern, conv.weight.shape[1]
     if pattern is None:
         return None
+    if pattern.name in _OF_VECTORS:
+        try:
+            fits = vectors.fits(units_of(conv), conv.weight.shape[0])
+        except PatternError as error:
+            return str(error)
+        return None if fits else f"the latency kernels take vectors of 32 channels, not {pattern}"
     if pattern.name not in ("cs", "nm"):
-        return f"its pattern is {pattern}; the latency kernels take cs:M, cs:M:S and nm:N:M"
+        return f"its pattern is {pattern}; the latency kernels take cs, nm:N:M, ovw and shfl-bw"
     n, m, span = group_geometry(pattern, cin)
     if cin % m or cin % span or m > 256:
         return f"{cin} input channels do not make groups of {pattern} (M at most 256)"

@@ -93,7 +93,7 @@ class _Lowering(Lowering):
     def _report(self, layer: Prepared, pair: Pair | None = None) -> None:
         chosen = self.chosen[(pair or layer).signature]
         convolution = layer.convolution(pair.plans(chosen)[layer] if pair else chosen)
-        dense = None if layer.layer.m > 1 else "kept dense"
+        dense = "kept dense" if layer.layer.m == 1 else None
         algorithm = f"latency {convolution.plan}"
         if pair is not None and chosen != APART:
             algorithm += f", in one launch with {pair.other(layer).layer.conv.name}"

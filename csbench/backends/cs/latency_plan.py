@@ -16,6 +16,7 @@ from csbench.kernels.latency import io, launch
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.pack import Order, Packed, pack_weights
+from csbench.kernels.latency.vectors import Vectors, pack_vectors
 
 ALTERNATIVES = 5  # of the plans that are fast alone, tried again in a network
 
@@ -25,7 +26,7 @@ class Prepared:
     """A layer with packed weights, and the orders and scales of what it reads and writes."""
 
     layer: Kernelized
-    packed: Packed
+    packed: Packed | Vectors
     order: Order
     out_order: Order | None  # None: a float tensor with channels as they come
     split: bool
@@ -46,12 +47,16 @@ class Prepared:
         """Let go of what other plans hold on the device."""
         for other in self.made.keys() - {*names}:
             del self.made[other]
-        self.packed.keep({self.ways[name].tile.rows for name in names})
+        if isinstance(self.packed, Vectors):
+            self.packed.keep([self.ways[name] for name in names])
+        else:
+            self.packed.keep({self.ways[name].tile.rows for name in names})
 
     @cached_property
     def ways(self) -> dict[str, plans.Plan]:
         """The plans worth measuring, by name; raises BackendError where there is none."""
-        found = plans.candidates(self.layer.shape, self.order, self.layer.m, self.split)
+        most = self.packed.most if isinstance(self.packed, Vectors) else None
+        found = plans.candidates(self.layer.shape, self.order, self.layer.m, self.split, most)
         if not found:
             described = self.layer.conv.describe()
             raise BackendError(f"no tile of the latency kernels fits {described}")
@@ -60,9 +65,12 @@ class Prepared:
     @property
     def signature(self) -> tuple[Hashable, ...]:
         """Everything that decides the layer's time: where groups lie does not."""
+        kept: Hashable = self.layer.m
         order = (self.order.channels, self.order.m)
+        if isinstance(self.packed, Vectors):
+            kept = "vectors", round(self.packed.units.density, 3), tuple(self.ways)
         floats = self.out_order is None
-        return self.layer.shape, order, self.layer.m, self.split, self._adds, floats
+        return self.layer.shape, order, kept, self.split, self._adds, floats
 
     @property
     def _adds(self) -> bool:
@@ -115,8 +123,15 @@ def prepare(
     scales: tuple[float, float], device: str,
 ) -> Prepared:  # fmt: skip
     """Pack the weights of a layer for the orders and (input, output) scales around it."""
-    packed = pack_weights(
-        layer.weight, layer.conv.bias, layer.m, split, device, x_scale=scales[0], order=order,
-        out_order=out_order,
-    )  # fmt: skip
+    packed: Packed | Vectors
+    if layer.units is not None:
+        packed = pack_vectors(
+            layer.units, layer.conv.bias, split, device, x_scale=scales[0], order=order,
+            out_order=out_order,
+        )  # fmt: skip
+    else:
+        packed = pack_weights(
+            layer.weight, layer.conv.bias, layer.m, split, device, x_scale=scales[0], order=order,
+            out_order=out_order,
+        )  # fmt: skip
     return Prepared(layer, packed, order, out_order, split, scales[1])

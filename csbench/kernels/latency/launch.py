@@ -11,8 +11,9 @@ from torch import Tensor
 
 from csbench.kernels import maps, nvrtc
 from csbench.kernels.latency.io import Planes
-from csbench.kernels.latency.pack import Packed
+from csbench.kernels.latency.pack import VECTORS, Packed
 from csbench.kernels.latency.plan import Plan, Shape, fetched, is_cut
+from csbench.kernels.latency.vectors import Vectors
 from csbench.kernels.maps import TensorMap
 
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
@@ -28,8 +29,9 @@ class _Conv(ctypes.Structure):
             "rows", "row_blocks", "pixels", "out_width", "tiles", "span", "taps_h", "taps_w",
             "dilation_h", "dilation_w", "stride", "pad_y", "pad_x", "cut", "columns", "halo",
             "grid_stride", "sets", "run_log", "sub_shift", "chunks", "chunk_log", "stages",
-            "cluster_log", "share", "inverse", "receive", "activation",
+            "cluster_log", "share", "inverse", "receive", "activation", "weight_room",
         )),
+        ("starts", c_void_p), ("places", c_void_p),
     ]  # fmt: skip
 
 
@@ -50,18 +52,26 @@ class Convolution:
     """One layer under one plan, ready to launch on planes of its input's order."""
 
     def __init__(
-        self, shape: Shape, packed: Packed, m: int, plan: Plan, split: bool, activation: str,
-        out_float: bool = False,
+        self, shape: Shape, packed: Packed | Vectors, m: int, plan: Plan, split: bool,
+        activation: str, out_float: bool = False,
     ) -> None:  # fmt: skip
         self.plan, self.shape = plan, shape.flat()
-        self.weights = packed.blocked(plan.tile.rows)
         self.scale, self.bias = packed.scale, packed.bias
+        self._held: tuple[Tensor, ...]  # weights first
+        own: dict[str, int] = {}  # arguments of weights in vectors
+        if isinstance(packed, Vectors):
+            held = packed.held(plan, self.shape)
+            self._held = held.weights, held.starts, packed.places
+            own = {"weight_room": held.room, "starts": held.starts.data_ptr()}
+            own["places"] = packed.places.data_ptr()
+        else:
+            self._held = (packed.blocked(plan.tile.rows),)
         s, order = self.shape, packed.order
         sets, run = order.sets_for(m)
         sub = order.places.bit_length() - 1 if m > 2 else 3
         pixels, share = s.out_height * s.out_width, -(-plan.span // plan.cluster)
         self._arguments = _Conv(
-            weights=self.weights.data_ptr(), scale=self.scale.data_ptr(),
+            weights=self._held[0].data_ptr(), scale=self.scale.data_ptr(),
             bias=self.bias.data_ptr(), out_plane=s.images * pixels * s.rows,
             rows=s.rows, row_blocks=plan.grid[0], pixels=pixels, out_width=s.out_width,
             tiles=-(-pixels // plan.span), span=plan.span, taps_h=s.taps[0], taps_w=s.taps[1],
@@ -72,14 +82,15 @@ class Convolution:
             sets=sets, run_log=run.bit_length() - 1, sub_shift=min(3, sub),
             chunks=plan.chunks, chunk_log=plan.chunk_log, stages=plan.stages,
             cluster_log=plan.cluster.bit_length() - 1, share=share, inverse=65536 // share + 1,
-            receive=plan.receive, activation=ACTIVATIONS[activation],
+            receive=plan.receive, activation=ACTIVATIONS[activation], **own,
         )  # fmt: skip
         self._options = split, m, out_float
 
     @property
     def bytes(self) -> int:
         """Weights as stored for this plan, with scales and biases."""
-        return sum(t.numel() * t.element_size() for t in (self.weights, self.scale, self.bias))
+        tensors = (*self._held, self.scale, self.bias)
+        return sum(t.numel() * t.element_size() for t in tensors)
 
     def launch(self, x: Planes, out: Planes | Tensor, residual: Planes | None = None) -> None:
         """Queue the layer on torch's current stream; `out` is a float NHWC tensor if asked for."""
@@ -140,7 +151,7 @@ def kernel_options(
     """The -D options of latency/conv.cu."""
     names = ("MT", "NT", "WM", "WN", "WK", "BLOCKS")
     options = dict(zip(names, plan.tile, strict=True))
-    options |= {"SPLIT": split, "MODE": min(m, 3) - 1}
+    options |= {"SPLIT": split, "MODE": 3 if m == VECTORS else min(m, 3) - 1}
     options |= {"CLUSTERED": plan.cluster > 1, "FLOAT_OUT": out_float}
     options |= {"PAIRED": paired}
     return tuple(f"-D{name}={int(value)}" for name, value in options.items())

@@ -14,6 +14,7 @@ from csbench.kernels.two_of_four import positions
 
 ROW_PADDING = 128  # rows of the widest tile: scale and bias are readable that far
 STEP = 32  # channels of one step along K
+VECTORS = 0  # in place of m: 32 rows keep the same columns, any (vectors.py)
 _PEAK = 256.0  # rows are scaled so that their largest weight lies in [256, 512)
 
 
@@ -62,8 +63,8 @@ class Order:
         return self.sets * self.run * STEP
 
     def sets_for(self, m: int) -> tuple[int, int]:
-        """(sets, steps of one) for a layer that keeps one of every `m`; dense takes each step."""
-        return (self.stored // STEP, 1) if m == 1 else (self.sets, self.run)
+        """(sets, steps of one) for a layer that keeps one of every `m`; others take each step."""
+        return (self.stored // STEP, 1) if m in (1, VECTORS) else (self.sets, self.run)
 
     @functools.cached_property
     def channel(self) -> Tensor:

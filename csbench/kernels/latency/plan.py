@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from csbench.kernels.latency.pack import STEP, Order
+from csbench.kernels.latency.pack import STEP, VECTORS, Order
 
 SHARED_LIMIT = 226 * 1024
 _BOX = 256  # pixels along one side that the copy engine fetches at a time
@@ -102,9 +103,13 @@ class Plan:
 
 
 def make_plan(
-    shape: Shape, order: Order, m: int, split: bool, tile: Tile, cluster: int, chunk_log: int
-) -> Plan | None:
-    """The plan with these choices; None where it cannot be launched."""
+    shape: Shape, order: Order, m: int, split: bool, tile: Tile, cluster: int, chunk_log: int,
+    most: Callable[[int], int] | None = None,
+) -> Plan | None:  # fmt: skip
+    """The plan with these choices; None where it cannot be launched.
+
+    `most` says of weights in vectors how many bytes a unit has in a chunk of so many steps (log2).
+    """
     s, planes = shape.flat(), 2 if split else 1
     span = tile_span(s, tile.pixels)
     box = input_tile(s, span)
@@ -112,8 +117,11 @@ def make_plan(
     chunks = -(-sets * run >> chunk_log)
     if chunks < cluster or max(fetched(s, box)) > _BOX:
         return None
-    units = s.taps[0] * s.taps[1] * max(1, (1 << chunk_log) // run)
-    weights = _up(units * tile.rows // 16 * record_bytes(m, split))
+    if most is None:
+        units = s.taps[0] * s.taps[1] * max(1, (1 << chunk_log) // run)
+        weights = _up(units * tile.rows // 16 * record_bytes(m, split))
+    else:
+        weights = _up(tile.wm * most(chunk_log))
     groups, pitch = (1 << (chunk_log - 1), 128) if chunk_log else (1, 64)
     stage = weights + groups * planes * _up(box[0] * box[1] * pitch)
     stages = min(3, -(-chunks // cluster))
@@ -176,16 +184,20 @@ def _up(size: int) -> int:
     return -(-size // 1024) * 1024
 
 
-def candidates(shape: Shape, order: Order, m: int, split: bool) -> list[Plan]:
+def candidates(
+    shape: Shape, order: Order, m: int, split: bool, most: Callable[[int], int] | None = None
+) -> list[Plan]:
     """Plans worth measuring: enough blocks to fill the device, K whole or staged in few chunks."""
+    # Of vectors a warp takes 32 rows, and finds 64 channels side by side.
+    least = 1 if m == VECTORS else 0
     plans = []
     for tile in TILES:
-        if tile.rows >= 2 * max(32, shape.rows):
+        if tile.rows >= 2 * max(32, shape.rows) or (m == VECTORS and tile.mt != 2):
             continue
         for cluster in (1, 2, 4, 8):
             top = (-(-order.stored // STEP // cluster) - 1).bit_length()
-            for chunk_log in range(max(0, top - 1), top + 1):
-                plan = make_plan(shape, order, m, split, tile, cluster, chunk_log)
+            for chunk_log in range(max(least, top - 1), max(least, top) + 1):
+                plan = make_plan(shape, order, m, split, tile, cluster, chunk_log, most)
                 if plan is not None:
                     plans.append(plan)
     blocks = [p.grid[0] * p.grid[1] for p in plans]

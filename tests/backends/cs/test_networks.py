@@ -31,6 +31,7 @@ from tests.kernels.wgmma import meaning as wgmma_meaning
 KERNELS: dict[str, Any] = {"latency": latency, "throughput": throughput}
 NETWORKS: dict[str, Any] = {"latency": latency_network, "throughput": throughput_network}
 PATTERNS = ("cs:2", "cs:4", "cs:16", "cs:4:16", "nm:2:4", "nm:1:2", "nm:1:4", "nm:2:8", "")
+VECTORS = ("ovw:32@75%", "shfl-bw:32@50%", "ovw:64@93.75%")
 LIMIT = {"fp32": 1e-6, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
 
 
@@ -62,6 +63,16 @@ def test_networks_compute_the_same(kernels: str, pattern: str) -> None:
     program = nets.program(pattern)
     assert len([c for c in program.convolutions if c.pattern is not None]) > 3 or not pattern
     assert error(program, kernels, "fp32") < LIMIT["fp32"]
+
+
+@pytest.mark.parametrize("pattern", VECTORS)
+def test_networks_of_vectors_compute_the_same(pattern: str) -> None:
+    program = nets.program(pattern)
+    assert [c for c in program.convolutions if c.pattern is not None]
+    assert error(program, "latency", "fp32") < LIMIT["fp32"]
+    for dtype in ("tf32", "fp16", "bf16"):
+        assert error(program, "latency", dtype) < LIMIT[dtype]
+    assert error(program, "latency", "fp32", sparse=False) < LIMIT["fp32"]
 
 
 @pytest.mark.parametrize("dtype", ["tf32", "fp16", "bf16"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from csbench.backends.base import TORCH_DTYPE
-from csbench.backends.vector import gpu
+from csbench.backends.vector import gather
 from csbench.backends.vector.depthwise import Depthwise
 from csbench.backends.vector.layer import Layer, kind_of
 from csbench.core.case import Case
@@ -225,7 +225,7 @@ def test_zeros_meet_no_input(dtype: str, batch: int, monkeypatch: pytest.MonkeyP
         task="layer", model="m", pattern="ovw", sparsity=0.75, backend="ovw", baseline="cudnn",
         device="cpu", dtype=dtype, batch=batch,
     )  # fmt: skip
-    lowered = gpu.lower(conv, case)
+    lowered = gather.lower(conv, case)
     for channel in range(0, 130, 13):
         x = torch.zeros(batch, *conv.input_size, dtype=TORCH_DTYPE[dtype])
         x[:, channel] = torch.inf

@@ -17,6 +17,7 @@ from csbench.kernels.latency.head import Head
 from csbench.kernels.latency.io import Planes, Window
 from csbench.kernels.latency.pack import Order, Packed
 from csbench.kernels.latency.stem import Stem
+from csbench.kernels.latency.vectors import Held, Vectors
 
 LANE = torch.arange(32)
 ROW, COLUMN = LANE // 4, LANE % 4  # of a lane in a fragment
@@ -34,6 +35,34 @@ def decoded(packed: Packed, m: int, split: bool) -> Tensor:
     read(found, records, split, order)
     scale = packed.scale[: m16 * 16, None, None].double()
     return found.permute(0, 3, 2, 4, 1).reshape(m16 * 16, order.stored, -1) * scale
+
+
+def decoded_vectors(packed: Vectors, held: Held, plan: plans.Plan, s: plans.Shape) -> Tensor:
+    """float64 [rows of the units, places of the input, taps] that tensor cores multiply."""
+    planes, units = len(packed.parts), packed.units.count
+    chunks, records = held.starts.shape[1] - 1, held.weights
+    size = planes * 1024 + 64
+    assert records.shape[1] == size and held.room % size == 0
+    words = records[:, : planes * 1024].contiguous().view(torch.half).double()
+    # [record, m16, row, lane's pair, k half, row half, 2]
+    lanes = words.reshape(-1, 2, planes, 8, 4, 2, 2, 2).sum(2)
+    columns = records[:, -64:].contiguous().view(torch.int32).long().reshape(-1, 4, 2, 2)
+    plane = -(-plan.box[0] * plan.box[1] * 128 // 1024) * 1024
+    found = torch.zeros(units, 32, packed.order.stored, s.taps[0] * s.taps[1]).double()
+    for unit in range(units):
+        for chunk in range(chunks):
+            first, last = held.starts[unit, chunk : chunk + 2].tolist()
+            assert (last - first) * size <= held.room
+            offset = columns[first:last]
+            group, inside = offset // (planes * plane), offset % (planes * plane)
+            assert bool((inside < plane).all())
+            pixel, channel = inside // 128, inside % 128 // 2 + 64 * group
+            place = channel + (32 * chunk << plan.chunk_log)
+            tap = pixel // plan.box[1] * s.taps[1] + pixel % plan.box[1]
+            values = lanes[first:last].permute(0, 3, 4, 6, 1, 5, 2).flatten(4)
+            at = place * found.shape[3] + tap  # [record, lane's pair, k half, 2]
+            found[unit].flatten(1).T.index_add_(0, at.flatten(), values.flatten(0, 3))
+    return found.flatten(0, 1) * packed.scale[: units * 32, None, None].double()
 
 
 def _dense(found: Tensor, records: Tensor, split: bool, order: Order) -> None:
@@ -141,12 +170,22 @@ class Convolution:
     """launch.Convolution: a layer under one plan, from its packed records."""
 
     def __init__(
-        self, shape: plans.Shape, packed: Packed, m: int, plan: plans.Plan, split: bool,
+        self, shape: plans.Shape, packed: Packed | Vectors, m: int, plan: plans.Plan, split: bool,
         activation: str, out_float: bool = False,
     ) -> None:  # fmt: skip
-        self.plan, self.shape, self.bytes = plan, shape, packed.blocked(plan.tile.rows).numel()
-        self._weight = decoded(packed, m, split).unflatten(2, shape.taps)
-        self._scale, self._bias = packed.scale, packed.bias.double()
+        self.plan, self.shape, self._bias = plan, shape, packed.bias.double()
+        if isinstance(packed, Vectors):
+            held = packed.held(plan, shape.flat())
+            self.bytes, rows = held.weights.numel(), packed.places.long()
+            weight, there = decoded_vectors(packed, held, plan, shape), rows >= 0
+            self._weight = torch.zeros(int(rows.max()) + 1, *weight.shape[1:]).double()
+            self._weight[rows[there]] = weight[there[: len(weight)]]
+            self._bias = torch.zeros(len(self._weight)).double()
+            self._bias[rows[there]] = packed.bias.double()[there]
+        else:
+            self.bytes = packed.blocked(plan.tile.rows).numel()
+            self._weight = decoded(packed, m, split)
+        self._weight = self._weight.unflatten(2, shape.taps)
         self._activation, self._floats = activation, out_float
 
     def launch(self, x: Planes, out: Any, residual: Planes | None = None) -> None:

@@ -1,0 +1,235 @@
+"""Weights in vectors for latency/vectors.cuh: units of 32 output channels, kept columns in records.
+
+A record is 16 kept columns of a unit: their weights as fragments, and where each column's number
+of a tile's first pixel lies in the input tile that a plan has in shared memory. Columns of every
+unit and chunk of K are dealt to records by bank, so that a tensor core's lanes read theirs at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from csbench.kernels.gather.pack import Units, scaled
+from csbench.kernels.latency.pack import STEP, Order, as_planes, padded
+from csbench.kernels.latency.plan import Plan, Shape
+
+UNIT = 32  # output channels: the rows of a warp
+COLUMNS = 16  # of a record
+_MOST_UNITS = 4  # of a block: beyond the last one, so many are readable
+_TOGETHER = 64  # channels of a pixel that lie together in shared memory
+_LANES, _OF_LANE = 4, 4  # that read a pixel's columns together, and how many each reads
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What the kernel reads under one plan: uint8 records, and int32 [units, chunks + 1] starts."""
+
+    weights: Tensor
+    starts: Tensor
+    room: int  # bytes of the most records of a unit in a chunk
+
+
+class _Dealt(NamedTuple):
+    """Of every kept column its record and position; what all plans with chunks of a size share."""
+
+    record: Tensor
+    position: Tensor
+    weights: Tensor
+    starts: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """One layer's weights, packed for a plan when it is asked for; see pack_vectors.
+
+    Scales and biases are on the device, by row of the units, and so is `places`: where rows belong
+    in the order of the output.
+    """
+
+    order: Order  # of the input
+    units: Units
+    parts: Tensor  # halves [planes, kept, rows of a unit], on the CPU
+    place: Tensor  # int64 [kept]: of each column's channel in the input's order
+    scale: Tensor
+    bias: Tensor
+    places: Tensor
+    _held: dict[str, Held] = field(default_factory=dict)
+    _dealt: dict[int, _Dealt] = field(default_factory=dict)  # by the size of chunks
+
+    def most(self, chunk_log: int) -> int:
+        """Bytes of the most records of a unit in a chunk of 2 ** chunk_log steps."""
+        return int(self._counts(chunk_log).max()) * self._record
+
+    def held(self, plan: Plan, shape: Shape) -> Held:
+        """Records for this plan; made once."""
+        if str(plan) not in self._held:
+            self._held[str(plan)] = self._packed(plan, shape)
+        return self._held[str(plan)]
+
+    def keep(self, plans: Collection[Plan]) -> None:
+        """Let go of what others hold on the device."""
+        for other in self._held.keys() - {str(plan) for plan in plans}:
+            del self._held[other]
+        for size in self._dealt.keys() - {plan.chunk_log for plan in plans}:
+            del self._dealt[size]
+
+    @property
+    def _record(self) -> int:
+        return COLUMNS * (UNIT * 2 * len(self.parts) + 4)
+
+    def _cells(self, chunk_log: int) -> tuple[Tensor, int]:
+        """Of each kept column its unit and chunk as one number, and how many chunks there are."""
+        chunks = -(-self.order.stored // STEP >> chunk_log)
+        return self.units.unit * chunks + (self.place // STEP >> chunk_log), chunks
+
+    def _counts(self, chunk_log: int) -> Tensor:
+        """Records of each unit and chunk, int64 [units * chunks]."""
+        cell, chunks = self._cells(chunk_log)
+        return -(-torch.bincount(cell, minlength=self.units.count * chunks) // COLUMNS)
+
+    def _deal(self, chunk_log: int) -> _Dealt:
+        if chunk_log not in self._dealt:
+            cell, chunks = self._cells(chunk_log)
+            first = pad(self._counts(chunk_log).cumsum(0), (1, 0))
+            record, position = deal(cell, self.place // 2 % _LANES, first)
+            total = int(first[-1])
+            weights = self.parts.new_zeros(len(self.parts), total, COLUMNS, UNIT)
+            weights[:, record, position] = self.parts
+            starts = torch.cat([first[:-1].reshape(-1, chunks), first[chunks::chunks, None]], 1)
+            beyond = starts.new_full((-len(starts) % _MOST_UNITS, chunks + 1), total)
+            move = partial(Tensor.to, device=self.scale.device)
+            self._dealt[chunk_log] = _Dealt(
+                record, position, move(_fragments(weights)), move(torch.cat([starts, beyond]).int())
+            )
+        return self._dealt[chunk_log]
+
+    def _packed(self, plan: Plan, shape: Shape) -> Held:
+        dealt = self._deal(plan.chunk_log)
+        offsets = torch.full((len(dealt.weights), COLUMNS), -1)
+        offsets[dealt.record, dealt.position] = self._offsets(plan, shape)
+        # Padding repeats a kept column: none is read that only zeros would meet.
+        offsets = torch.where(offsets < 0, offsets.amax(1, keepdim=True), offsets)
+        records = torch.cat([dealt.weights, _by_lane(offsets).to(self.scale.device)], 1)
+        return Held(records, dealt.starts, self.most(plan.chunk_log))
+
+    def _offsets(self, plan: Plan, shape: Shape) -> Tensor:
+        """Bytes from a pixel's place in the input tile to each column's number."""
+        tap, (height, width) = self.units.columns // self.units.cin, plan.box
+        row = tap // shape.taps[1] * shape.dilation[0]
+        column = tap % shape.taps[1] * shape.dilation[1]
+        pixel = 2 * _TOGETHER  # bytes
+        plane = -(-height * width * pixel // 1024) * 1024
+        inside = self.place % (STEP << plan.chunk_log)
+        return (
+            (row * width + column) * pixel
+            + inside // _TOGETHER * len(self.parts) * plane
+            + inside % _TOGETHER * 2
+        )
+
+
+def pack_vectors(
+    units: Units, bias: Tensor, split: bool, device: str, *, x_scale: float = 1.0,
+    order: Order | None = None, out_order: Order | None = None,
+) -> Vectors:  # fmt: skip
+    """Units of 32 rows, for an input and an output in these orders (default: as they come).
+
+    Rows are multiplied by powers of two, so that what a half rounds away is no subnormal half;
+    `x_scale` is what the input's halves were multiplied by.
+    """
+    order, out = order or Order(units.cin, 1), out_order or Order(len(bias), 1)
+    units, unscale = scaled(_near_rows_together(units))
+    row = units.rows.reshape(-1).long()
+    there = row >= 0
+    biases = torch.where(there, bias.float()[row.clamp_min(0)], 0.0)
+    places = torch.where(there, _inverse(out)[row.clamp_min(0)], -1)
+    if out_order is not None:  # rows of no channel write the zeros of its padding
+        empty = (out.channel < 0).nonzero()[:, 0]
+        unused = (~there).nonzero()[:, 0][: len(empty)]
+        places[unused] = empty[: len(unused)]
+    place = _inverse(order)[units.columns % units.cin]
+    scale, biases = (padded(t).to(device) for t in (unscale / x_scale, biases))
+    rows = pad(places, (0, len(scale) - len(places)), value=-1).int().to(device)
+    return Vectors(order, units, as_planes(units.values, split), place, scale, biases, rows)
+
+
+def fits(units: Units, rows: int) -> bool:
+    """Whether the kernel takes these units for an output of so many stored channels."""
+    return units.size == UNIT and units.count == -(-rows // UNIT)
+
+
+def deal(cell: Tensor, bank: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Record and position of each column: one of `bank` goes to a place of that lane while there
+    are any in its cell (unit and chunk), whose records begin at first[cell]."""
+    key = cell * _LANES + bank
+    turn = _turns(key)
+    records = first.diff()
+    fitting = turn < records[cell] * _OF_LANE
+    record = first[cell] + turn // _OF_LANE
+    position = _position(bank, turn % _OF_LANE)
+    taken = torch.zeros(int(first[-1]), COLUMNS, dtype=torch.bool)
+    taken[record[fitting], position[fitting]] = True
+    free = (~taken).nonzero()  # in the order of records, so of cells
+    in_cell = COLUMNS * records - torch.bincount(cell[fitting], minlength=len(records))
+    left = ~fitting
+    begin = in_cell.cumsum(0) - in_cell
+    chosen = free[begin[cell[left]] + _turns(cell[left])]
+    record[left], position[left] = chosen[:, 0], chosen[:, 1]
+    return record, position
+
+
+def _position(lane: Tensor, index: Tensor) -> Tensor:
+    """Where in a k-step of m16n8k16 the `index`-th column that a lane reads stands."""
+    return 8 * (index // 2) + 2 * lane + index % 2
+
+
+def _turns(key: Tensor) -> Tensor:
+    """Of each entry its number among those of its key."""
+    order = key.argsort(stable=True)
+    count = torch.bincount(key)
+    turn = torch.empty_like(key)
+    turn[order] = torch.arange(len(key)) - (count.cumsum(0) - count)[key[order]]
+    return turn
+
+
+def _near_rows_together(units: Units) -> Units:
+    """The rows of each unit in another order: eight lanes store neighbours of the channels kept.
+
+    A thread finishes four rows, 4 q to 4 q + 3, one after the other, and eight neighbouring ones
+    do so at once. So row 4 q + i is the (8 i + q)-th by channel.
+    """
+    by_channel = units.rows.argsort(dim=1, stable=True)
+    place = torch.arange(UNIT)
+    taken = by_channel[:, place % 4 * 8 + place // 4]
+    return Units(
+        units.cin, units.taps, units.rows.gather(1, taken), units.unit, units.columns,
+        units.values.gather(1, taken[units.unit]),
+    )  # fmt: skip
+
+
+def _fragments(weights: Tensor) -> Tensor:
+    """[planes, records, 16 columns, 32 rows] as bytes: two m16k16 fragments, planes in turn."""
+    planes, total, _, _ = weights.shape
+    # [plane, record, k half, lane's pair, 2, m16, row half, row]
+    words = weights.reshape(planes, total, 2, 4, 2, 2, 2, 8).permute(1, 5, 0, 7, 3, 2, 6, 4)
+    return words.contiguous().view(torch.uint8).reshape(total, -1)
+
+
+def _by_lane(offsets: Tensor) -> Tensor:
+    """[records, 16] as bytes in the order in which lanes read them: four a lane."""
+    ordered = offsets.reshape(-1, 2, 4, 2).transpose(1, 2).int().contiguous()
+    return ordered.reshape(len(offsets), -1).view(torch.uint8)
+
+
+def _inverse(order: Order) -> Tensor:
+    """For each channel the place where it stands."""
+    place = torch.empty(order.channels, dtype=torch.int64)
+    there = (order.channel >= 0).nonzero()[:, 0]
+    place[order.channel[there]] = there
+    return place
