@@ -24,12 +24,12 @@ from csbench.core.record import LayerReport
 from csbench.graph.program import Conv, Program
 from csbench.kernels import search
 
-# max-autotune without its own CUDA graphs: csbench captures every backend alike. Freezing lets the
-# compiler choose the layout of the weights.
-OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
-    "max_autotune": True, "coordinate_descent_tuning": True, "freezing": True,
-    "triton.cudagraphs": False,
-}  # fmt: skip
+Options = dict[str, str | int | bool | Callable[..., Any]]
+# Without its own CUDA graphs: csbench captures every backend alike. Freezing lets the compiler
+# choose the layout of the weights.
+PLAIN: Options = {"freezing": True, "triton.cudagraphs": False}
+# max-autotune: minutes for a network on a GPU.
+OPTIONS: Options = {**PLAIN, "max_autotune": True, "coordinate_descent_tuning": True}
 
 
 class Inductor:
@@ -114,10 +114,10 @@ class _Network(nn.Module):
 def _compiled(
     module: nn.Module, convs: Sequence[Conv], sizes: list[tuple[int, int, int]], case: Case
 ) -> Inside:
-    """Compiled for inputs of the given sizes, in the layout in which it is faster."""
+    """Compiled for inputs of the given sizes, in the layout in which it is faster unsearched."""
     given = [torch.randn(case.batch, *size, device=case.device) for size in sizes]
     made = {
-        layout: functools.cache(partial(_in_layout, module, memory, given, case))
+        layout: functools.cache(partial(_in_layout, module, memory, given, case, PLAIN))
         for layout, memory in FORMATS.items()
     }
 
@@ -127,17 +127,18 @@ def _compiled(
 
     runs: dict[str, search.Run] = {layout: partial(run, layout) for layout in FORMATS}
     if case.device == "cuda":
-        key = ("inductor inside", torch.__version__, [key_of(conv, case) for conv in convs])
+        key = ("inductor's layout", torch.__version__, [key_of(conv, case) for conv in convs])
         chosen = search.fastest(runs, key)
     else:
         chosen = fastest(runs)
-    inside, _ = made["NCHW" if chosen == "NCHW" else "NHWC"]()
-    return inside
+    memory = FORMATS["NCHW" if chosen == "NCHW" else "NHWC"]
+    return _in_layout(module, memory, given, case, OPTIONS)[0]
 
 
 def _in_layout(
-    module: nn.Module, memory: torch.memory_format, given: list[Tensor], case: Case
-) -> tuple[Inside, tuple[Tensor, ...]]:
+    module: nn.Module, memory: torch.memory_format, given: list[Tensor], case: Case,
+    options: Options,
+) -> tuple[Inside, tuple[Tensor, ...]]:  # fmt: skip
     """Compiled for one layout of inputs and weights, and called once: compiling is lazy.
 
     With the given inputs in that layout.
@@ -145,7 +146,7 @@ def _in_layout(
     kind = TORCH_DTYPE[case.dtype]
     placed: Any = copy.deepcopy(module).to(case.device, kind)
     compiled: Any = torch.compile(
-        placed.to(memory_format=memory).eval(), options=OPTIONS, dynamic=False
+        placed.to(memory_format=memory).eval(), options=options, dynamic=False
     )
     exactly = partial(precision, case.dtype) if case.device == "cuda" else contextlib.nullcontext
 
