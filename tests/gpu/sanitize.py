@@ -46,7 +46,7 @@ SELECTION = {
     ),
     "latency/conv.cu, io.cu": ("test_cs_latency.py", "test_plans and odd and two"),
     "latency/conv.cu, one plane": ("test_cs_latency.py", "test_plans and 5x5 and one"),
-    "latency/conv.cu, vectors": ("test_cs_latency.py", "test_plans and strided and shfl"),
+    "latency/conv.cu, vectors": ("test_cs_latency.py", "test_plans and five and shfl"),
     "latency/stem.cu, head.cu": (
         "test_cs_latency_ends.py",
         "(stem_equals and 37 and fp32) or (head_equals and 130 and fp32)",

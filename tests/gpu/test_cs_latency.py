@@ -23,7 +23,7 @@ from csbench.graph import reference
 from csbench.graph.program import Activation, Conv, output_hw
 from csbench.kernels.latency import io, launch
 from csbench.kernels.latency import plan as plans
-from csbench.kernels.latency.pack import Order, pack_weights
+from csbench.kernels.latency.pack import VECTORS, Order, pack_weights
 from csbench.sparse.patterns import for_spec
 from tests.gpu.shapes import TOLERANCE, poisoned_memory
 from tests.kernels.compiled import HOPPER, compiled, needs_nvcc
@@ -39,13 +39,16 @@ SHAPES = {
     "long K": (1, 512, 7, 128, 3, 1, 1),
     "strided point": (3, 64, 14, 32, 1, 2, 0),
     "linear": (5, 128, 1, 10, 1, 1, 0),
+    "five units": (2, 80, 9, 160, 3, 2, 1),
+    "longest K": (1, 2048, 7, 96, 1, 1, 0),
 }
 # Two layers that read one value: a reduction beside a strided projection, a window beside a point.
 PAIRS = (
     ((1, 64, 14, 32, 1, 1, 0), (1, 64, 14, 96, 1, 2, 0)),
     ((3, 48, 7, 24, 3, 1, 1), (3, 48, 7, 40, 1, 2, 0)),
+    ((1, 64, 14, 96, 1, 1, 0), (1, 64, 14, 160, 1, 2, 0)),
 )
-VECTORS = ("ovw:32@50%", "ovw:32@93.75%", "shfl-bw:32@75%", "ovw:64@75%")
+OF_VECTORS = ("ovw:32@50%", "ovw:32@93.75%", "shfl-bw:32@75%", "ovw:64@75%")
 PATTERNS = ("", "cs:2", "cs:4", "cs:8", "cs:16", "cs:4:16", "nm:2:4", "nm:1:4", "nm:1:16", "nm:2:8")
 SPILL_LIMIT = 16  # bytes, outside the loop over K
 
@@ -87,7 +90,7 @@ def inputs(conv: Conv, dtype: str, batch: int) -> list[torch.Tensor]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("split", [True, False], ids=["two planes", "one plane"])
-@pytest.mark.parametrize("pattern", PATTERNS + VECTORS)
+@pytest.mark.parametrize("pattern", PATTERNS + OF_VECTORS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_plans_equal_the_reference(shape: str, pattern: str, split: bool) -> None:
     images, cin, _, cout, kernel, *_ = SHAPES[shape]
@@ -281,11 +284,13 @@ def test_refusals_name_the_reason() -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("mode", [1, 2, 4])
+@pytest.mark.parametrize("mode", [VECTORS, 1, 2, 4])
 def test_kernels_compile_for_hopper_without_spills(mode: int, tmp_path: Path) -> None:
-    order = Order(256, mode)
+    order, most = Order(256, mode or 1), None
+    if mode == VECTORS:
+        most = lambda _: 20 * 2112  # noqa: E731 (bytes of a unit in a chunk: 20 records)
     geometry = plans.Shape(1, 14, 14, 256, 14, 14, (3, 3), 1, (1, 1))
-    ways = plans.candidates(geometry, order, mode, True)
+    ways = plans.candidates(geometry, order, mode, True, most)
     widest = {plan.tile.blocks: plan for plan in ways}  # one of each register limit
     for plan in widest.values():
         options = launch.kernel_options(plan, True, mode, False)

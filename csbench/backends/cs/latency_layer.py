@@ -1,9 +1,11 @@
-"""One convolution as the latency kernels see it: groups of channels, its stem form, what fits."""
+"""One convolution as the latency kernels see it: groups of channels or vectors, its stem form, what
+fits."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,7 +21,6 @@ from csbench.kernels.latency import io, vectors
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.pack import VECTORS, Order
-from csbench.kernels.latency.vectors import pack_vectors
 from csbench.sparse.layout import group_geometry, to_groups
 
 _FEW_CHANNELS = 4  # a strided layer of so few reads windows of 2 x 4 pixels as channels
@@ -65,7 +66,7 @@ class Kernelized:
 
 
 def grouping(conv: Conv) -> Grouping:
-    """How the kernels take the layer's pattern (`cs`, `nm` or none)."""
+    """How the kernels take the layer's pattern (`cs`, `nm`, `ovw`, `shfl-bw` or none)."""
     if conv.pattern is None:
         return Grouping(1)
     if conv.pattern.name in _OF_VECTORS:
@@ -145,9 +146,10 @@ def why_not(conv: Conv, case: Case) -> str | None:
     layer = kernelize(conv, case.batch, conv.weight.shape[0])
     split, most = case.dtype == "fp32", None
     if layer.units is not None:
-        most = pack_vectors(layer.units, conv.bias, split, "cpu").most
+        most = partial(vectors.most, layer.units, layer.order, 2 if split else 1)
     if not plans.candidates(layer.shape, layer.order, layer.m, split, most):
-        return f"no tile fits an image of {conv.input_size[1]}x{conv.input_size[2]}"
+        size = f"{conv.input_size[1]}x{conv.input_size[2]}"
+        return f"no tile fits {case.batch} images of {size}, or it takes too many"
     return None
 
 
@@ -160,7 +162,11 @@ def _why_not_pattern(conv: Conv) -> str | None:
             fits = vectors.fits(units_of(conv), conv.weight.shape[0])
         except PatternError as error:
             return str(error)
-        return None if fits else f"the latency kernels take vectors of 32 channels, not {pattern}"
+        return (
+            None
+            if fits
+            else f"the latency kernels take vectors that fill units of 32 channels, not {pattern}"
+        )
     if pattern.name not in ("cs", "nm"):
         return f"its pattern is {pattern}; the latency kernels take cs, nm:N:M, ovw and shfl-bw"
     n, m, span = group_geometry(pattern, cin)

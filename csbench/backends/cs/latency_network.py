@@ -31,7 +31,7 @@ from csbench.graph.program import Conv, Program, Step
 from csbench.kernels import nvrtc, search
 from csbench.kernels.latency import io
 from csbench.kernels.latency.io import Planes, Window
-from csbench.kernels.latency.pack import Order
+from csbench.kernels.latency.pack import VECTORS, Order
 
 Value = Tensor | Planes
 
@@ -43,7 +43,9 @@ def lower_network(program: Program, case: Case, *, sparse: bool = True) -> Lower
     that the sparse kernels get.
     """
     program = program if sparse else attach(program, {})
-    if any(layers.why_not(conv, case) for conv in program.convolutions):
+    kinds = {layers.grouping(conv).m for conv in program.convolutions} - {1}
+    mixed = VECTORS in kinds and len(kinds) > 1  # vectors read channels as they come
+    if mixed or any(layers.why_not(conv, case) for conv in program.convolutions):
         return None
     return _Lowering(program, case).network()
 
@@ -86,7 +88,10 @@ class _Lowering(Lowering):
         x = x.to(TORCH_DTYPE[self.case.dtype])
         sources = nvrtc.digest(*(f"latency/{n}.cu" for n in ("conv", "head", "io", "stem")))
         key = ("cs latency network", sources, self.program.model, self.case.batch, self.case.dtype)
-        search.in_context(lambda: run(x), self.chosen, self.ranked, key)
+        try:
+            search.in_context(lambda: run(x), self.chosen, self.ranked, key)
+        except search.REFUSALS:  # no graph holds the network: its plans stay
+            run(x)  # an error that is not the graph's comes again
         for way in self.ways:
             way.keep(self.chosen[way.signature])
 

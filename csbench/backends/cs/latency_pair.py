@@ -62,7 +62,7 @@ class Pair:
         tiles = (first.ways[a] for a, _ in self.ways.values())
         options = (launch.kernel_options(p, first.split, first.layer.m, False, True) for p in tiles)
         jobs = [("latency/conv.cu", option) for option in options]
-        key = ("cs latency pair", nvrtc.digest("latency/conv.cu"), *self.signature)
+        key = ("cs latency pair", nvrtc.digest(*first.sources), *self.signature)
         return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
 
     def alternatives(self) -> list[str]:

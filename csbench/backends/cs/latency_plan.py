@@ -73,6 +73,12 @@ class Prepared:
         return self.layer.shape, order, kept, self.split, self._adds, floats
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The files that decide how fast its plans are."""
+        own = ("latency/vectors.py",) if isinstance(self.packed, Vectors) else ()
+        return "latency/conv.cu", *own
+
+    @property
     def _adds(self) -> bool:
         return self.layer.conv.residual and self.out_order is not None
 
@@ -96,7 +102,7 @@ class Prepared:
             ("latency/conv.cu", launch.kernel_options(plan, self.split, self.layer.m, plain))
             for plan in self.ways.values()
         ]
-        key = ("cs latency", nvrtc.digest("latency/conv.cu"), *self.signature)
+        key = ("cs latency", nvrtc.digest(*self.sources), *self.signature)
         return search.ranking(runs, key, partial(nvrtc.compile_all, jobs))
 
     def alternatives(self) -> list[str]:

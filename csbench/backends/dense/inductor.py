@@ -1,4 +1,7 @@
-"""`inductor`: the dense network through torch.compile with all of its searches on."""
+"""`inductor`: the dense network through torch.compile with all of its searches on.
+
+A plain compile of each chooses between the two layouts.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ Options = dict[str, str | int | bool | Callable[..., Any]]
 # choose the layout of the weights.
 PLAIN: Options = {"freezing": True, "triton.cudagraphs": False}
 # max-autotune: minutes for a network on a GPU.
+_MOST = 2**20  # compilations of one function
 OPTIONS: Options = {**PLAIN, "max_autotune": True, "coordinate_descent_tuning": True}
 
 
@@ -157,5 +161,20 @@ def _in_layout(
 
     enter = alike(lambda t: t.to(kind).contiguous(memory_format=memory))
     own = enter(*given)
-    run(*own)
+    with _without_limit():
+        run(*own)
     return Inside(enter, run, as_it_is), own
+
+
+def _without_limit() -> contextlib.AbstractContextManager[object]:
+    """However often the same code was compiled in this process, for other networks and shapes.
+
+    Past its limit torch would go on without compiling, and say so in a warning only.
+    """
+    limits = {
+        name: _MOST
+        for name in ("recompile_limit", "accumulated_recompile_limit")
+        if hasattr(torch._dynamo.config, name)  # older: cache_size_limit
+    } or {"cache_size_limit": _MOST, "accumulated_cache_size_limit": _MOST}
+    patched: contextlib.AbstractContextManager[object] = torch._dynamo.config.patch(limits)
+    return patched

@@ -1,8 +1,8 @@
 """`ovw` and `shfl-bw` on a Hopper GPU: two sets of kernels, by the number of images.
 
-Below eight images `latency` takes what it can (kernels/latency/vectors.cuh): launches and latency
-are the limit there. From eight on images are neighbours in memory, and `gather` reads a kept
-channel as fast as any.
+Below eight images `latency` takes the networks that it can (kernels/latency/vectors.cuh): launches
+and latency are the limit there. From eight on images are neighbours in memory, and `gather` reads a
+kept channel as fast as any.
 """
 
 from __future__ import annotations
@@ -19,15 +19,23 @@ __all__ = ["lower", "lower_network", "missing", "why_not"]
 
 
 def lower(conv: Conv, case: Case) -> LoweredConv:
-    """The layer by the kernels for so many images."""
-    native = case.dtype != "bf16"  # the latency kernels have it in fp16, which needs a known range
-    if native and case.batch < EIGHT and latency.why_not(conv, case) is None:
+    """The layer by the kernels for so many images.
+
+    In fp16 only by those for few: in other precisions they need numbers of a known range, which a
+    network finds and a layer by itself does not.
+    """
+    few = case.batch < EIGHT and case.dtype == "fp16"
+    if few and latency.why_not(conv, case) is None:
         return latency.lower(conv, case)
     return gather.lower(conv, case)
 
 
 def lower_network(program: Program, case: Case, *, sparse: bool = True) -> LoweredNetwork:
-    """The network by the kernels for so many images; without `sparse` every layer dense on them."""
+    """The network by the kernels for so many images; without `sparse` every layer dense on those
+    that the sparse network runs on."""
     few = case.batch < EIGHT
-    found = latency.lower_network(program, case, sparse=sparse) if few else None
-    return found or gather.lower_network(program, case, sparse=sparse)
+    if few and all(latency.why_not(conv, case) is None for conv in program.convolutions):
+        found = latency.lower_network(program, case, sparse=sparse)
+        if found is not None:
+            return found
+    return gather.lower_network(program, case, sparse=sparse)

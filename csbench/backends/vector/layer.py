@@ -15,7 +15,7 @@ from csbench.kernels.gather import launch
 from csbench.kernels.gather.candidates import Load, candidates
 from csbench.kernels.gather.geometry import Geometry, Shape, geometry
 from csbench.kernels.gather.layout import WIDE, Activation, Layout, Unfolding
-from csbench.kernels.gather.pack import Units
+from csbench.kernels.gather.pack import Units, by_row
 from csbench.kernels.gather.tile import Kind, Plan, options
 from csbench.kernels.gather.weights import Weights
 
@@ -175,9 +175,3 @@ class Layer:
             self.weights.held(plan), self.weights.rows, scale, bias, relu=self.relu, limit=limit,
             residual=residual, residual_scale=residual_scale, unfolding=self.unfolding,
         )  # fmt: skip
-
-
-def by_row(values: Tensor, units: Units) -> Tensor:
-    """One number an output channel as one a row of the units, zero where rows are padding."""
-    rows = units.rows.reshape(-1).long()
-    return torch.where(rows >= 0, values.float()[rows.clamp_min(0)], 0.0)

@@ -65,6 +65,12 @@ class Units:
         return used, which
 
 
+def by_row(values: Tensor, units: Units) -> Tensor:
+    """One number an output channel as one a row of the units, zero where rows are padding."""
+    rows = units.rows.reshape(-1).long()
+    return torch.where(rows >= 0, values.float()[rows.clamp_min(0)], 0.0)
+
+
 def scaled(units: Units) -> tuple[Units, Tensor]:
     """Rows times powers of two, the largest magnitude just below 2^14; and what undoes it.
 

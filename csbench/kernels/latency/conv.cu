@@ -41,7 +41,7 @@ __device__ __forceinline__ void fetch_pixels(const Conv& c, const Tile& t, const
     const int y = t.first_y * c.stride - c.pad_y;
 #pragma unroll 1
     for (int i = threadIdx.x / 32; i < t.groups * PLANES; i += THREADS / 32)
-        copy_box(to + i * t.plane_bytes, map, (chunk << c.chunk_log + 5) + i / PLANES * 64, x, y,
+        load_box(to + i * t.plane_bytes, map, (chunk << c.chunk_log + 5) + i / PLANES * 64, x, y,
                  t.image, i % PLANES, barrier);
 }
 
@@ -126,13 +126,13 @@ __device__ __forceinline__ void reduce(const Conv& c, const Tile& t, float* red,
     };
     if constexpr (CLUSTERED) {
         const u32 receive = shared_address(red) + c.receive;
-        asm volatile("barrier.cluster.wait.acquire;" ::: "memory");  // every block has started
+        cluster_await();  // every block has started
 #pragma unroll 1
         for (int p = line; p < t.count; p += LINES) {
             const u32 owner = p * c.inverse >> 16, slot = rank * c.share + p - owner * c.share;
             send(receive + (slot * QUADS + quad) * 16, received, owner, block_sum(p));
         }
-        if (begin < end) barrier_wait(received, 0);
+        if (begin < end) barrier_await(received, 0);
     }
 #pragma unroll 1
     for (int p = begin + line; p < end; p += LINES) {
@@ -157,24 +157,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int second = PAIRED && blockIdx.x >= launch.blocks;
     const Conv& c = launch.conv[second];
     const TensorMap* map = &launch.map[second];
-    extern __shared__ __align__(1024) unsigned char memory[];
-    __shared__ __align__(8) u64 barriers[4];  // a stage each, and the sums from other blocks
-    const u32 rank = cluster_rank(), cluster = CLUSTERED ? 1 << c.cluster_log : 1;
+    unsigned char* memory = dynamic_shared_memory();
+    const u32 rank = CLUSTERED ? cluster_rank() : 0, cluster = CLUSTERED ? 1 << c.cluster_log : 1;
     const Tile t = make_tile(c, blockIdx.x - (second ? launch.blocks : 0));
-    const u32 base = shared_address(memory), ready = shared_address(barriers);
+    const u32 base = shared_address(memory), ready = four_barriers();  // a stage each, sums
     const u32 weight_room = (t.weight_bytes + 1023) & ~1023, received = ready + 24;
 
     // This block's chunks are rank, rank + cluster, ...; weights do not depend on the predecessor.
     const int mine = (c.chunks - rank + cluster - 1) >> (CLUSTERED ? c.cluster_log : 0);
     // Its descriptor, scales and biases neither; on their way before the wait they cost no latency.
-    if (threadIdx.x == 32) asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+    if (threadIdx.x == 32) prefetch_map(map);
     const Rows rows(c, t.row_block * BM + threadIdx.x % QUADS * 4);
     const float4 scale = *(const float4*)(c.scale + rows.first);
     const float4 bias = *(const float4*)(c.bias + rows.first);
     if (threadIdx.x == 0) {
-        for (int i = 0; i < 4; ++i) barrier_init(ready + i * 8);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        for (int i = 0; i < 4; ++i) barrier_init(ready + i * 8, 1);
+        fence_barrier_init();
+        fence_async();
 #pragma unroll 1
         for (int i = 0; i < min(mine, c.stages); ++i)
             fetch_weights(c, t, rank + i * cluster, base + i * t.stage_bytes, ready + i * 8);
@@ -183,7 +182,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
             if (owned > 0) barrier_expect(received, cluster * owned * BM * 4);
         }
     }
-    if constexpr (CLUSTERED) asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+    if constexpr (CLUSTERED) cluster_arrive();
     const int warp = threadIdx.x / 32, wm = warp % WM, wn = warp / WM % WN, wk = warp / (WM * WN);
     int pixel[NT];
     find_pixels(c, t, wn, pixel);
@@ -192,16 +191,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     __syncthreads();
     uint2 hi = make_uint2(0, 0), lo = hi;
     if (threadIdx.x % 32 == 0) {
-        asm volatile("griddepcontrol.wait;" ::: "memory");
+        await_predecessor();
 #pragma unroll 1
         for (int i = 0; i < min(mine, c.stages); ++i)
             fetch_pixels(c, t, map, rank + i * cluster, base + i * t.stage_bytes + weight_room,
                          ready + i * 8);
-        asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+        let_successor_start();
     }
     __syncwarp();
     if (c.residual) {
-        asm volatile("griddepcontrol.wait;" ::: "memory");
+        await_predecessor();
         const int p = (CLUSTERED ? rank * c.share : 0) + threadIdx.x / QUADS;
         const int end = CLUSTERED ? min((int)((rank + 1) * c.share), t.count) : t.count;
         if (rows.here(c) && p < end) {
@@ -214,7 +213,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll 1
     for (int i = 0, stage = 0, phase = 0; i < mine; ++i) {
         const u32 at = base + stage * t.stage_bytes;
-        barrier_wait(ready + stage * 8, phase);
+        barrier_await(ready + stage * 8, phase);
         multiply(c, t, walk, wm, at, at + weight_room, pixel, sum);
         if (i + c.stages < mine) {
             const int chunk = rank + (i + c.stages) * cluster;
@@ -229,7 +228,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         if (++stage == c.stages) stage = 0, phase ^= 1;
     }
     __syncthreads();
-    asm volatile("griddepcontrol.wait;" ::: "memory");  // also for the residual and the output
+    await_predecessor();  // also for the residual and the output
     store_sums(sum, (float*)memory, wm, wn, wk);
     reduce(c, t, (float*)memory, received, rank, rows, scale, bias, hi, lo);
 }

@@ -156,10 +156,7 @@ def _source(order: Order, device: torch.device) -> Tensor:
 
 @functools.cache
 def _place(order: Order, device: torch.device) -> Tensor:
-    places = torch.empty(order.channels, dtype=torch.int32)
-    taken = order.channel >= 0
-    places[order.channel[taken]] = torch.arange(order.stored, dtype=torch.int32)[taken]
-    return places.to(device)
+    return order.place.int().to(device)
 
 
 def _kernel(name: str, split: bool) -> nvrtc.Kernel:

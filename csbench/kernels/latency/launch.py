@@ -20,7 +20,7 @@ ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 
 
 class _Conv(ctypes.Structure):
-    """struct Conv of latency/conv.cu, field by field."""
+    """struct Conv of latency/conv.cuh, field by field."""
 
     _fields_ = [
         *((name, c_void_p) for name in ("weights", "scale", "bias", "residual", "out")),
@@ -29,14 +29,14 @@ class _Conv(ctypes.Structure):
             "rows", "row_blocks", "pixels", "out_width", "tiles", "span", "taps_h", "taps_w",
             "dilation_h", "dilation_w", "stride", "pad_y", "pad_x", "cut", "columns", "halo",
             "grid_stride", "sets", "run_log", "sub_shift", "chunks", "chunk_log", "stages",
-            "cluster_log", "share", "inverse", "receive", "activation", "weight_room",
+            "cluster_log", "share", "inverse", "receive", "activation", "unit_bytes",
         )),
         ("starts", c_void_p), ("places", c_void_p),
     ]  # fmt: skip
 
 
 def _launch_of(layers: int) -> type[ctypes.Structure]:
-    """struct Launch of latency/conv.cu for one layer or two."""
+    """struct Launch of latency/conv.cuh for one layer or two."""
     size = layers * (ctypes.sizeof(TensorMap) + ctypes.sizeof(_Conv)) + ctypes.sizeof(c_int)
     fields = [
         ("map", TensorMap * layers), ("conv", _Conv * layers), ("blocks", c_int),
@@ -62,7 +62,7 @@ class Convolution:
         if isinstance(packed, Vectors):
             held = packed.held(plan, self.shape)
             self._held = held.weights, held.starts, packed.places
-            own = {"weight_room": held.room, "starts": held.starts.data_ptr()}
+            own = {"unit_bytes": held.room, "starts": held.starts.data_ptr()}
             own["places"] = packed.places.data_ptr()
         else:
             self._held = (packed.blocked(plan.tile.rows),)
@@ -97,7 +97,7 @@ class Convolution:
         _launch((self,), (self.arguments(x, out, residual),), x)
 
     def arguments(self, x: Planes, out: Planes | Tensor, residual: Planes | None) -> _Conv:
-        """struct Conv of latency/conv.cu for these values."""
+        """struct Conv of latency/conv.cuh for these values."""
         a = self._arguments
         if isinstance(out, Planes):
             a.out, a.out_scale = out.data.data_ptr(), out.scale

@@ -84,6 +84,12 @@ class Order:
         out[place] = index
         return out
 
+    @functools.cached_property
+    def place(self) -> Tensor:
+        """For each channel the place where it stands (int64)."""
+        there = (self.channel >= 0).nonzero()[:, 0]
+        return torch.empty_like(there).index_copy_(0, self.channel[there], there)
+
 
 @dataclass(frozen=True, eq=False)
 class Packed:
@@ -103,8 +109,9 @@ class Packed:
         if rows not in self._blocked:
             units, m16, size = self.records.shape
             blocks = -(-m16 * 16 // rows)
-            padded = pad(self.records, (0, 0, 0, blocks * rows // 16 - m16))
-            by_block = padded.view(units, blocks, rows // 16, size).transpose(0, 1).contiguous()
+            # Rows that nobody stores repeat others: metadata of zeros would be out of order.
+            filled = self.records[:, torch.arange(blocks * rows // 16).clamp_max(m16 - 1)]
+            by_block = filled.view(units, blocks, rows // 16, size).transpose(0, 1).contiguous()
             self._blocked[rows] = by_block.to(self.scale.device)
         return self._blocked[rows]
 

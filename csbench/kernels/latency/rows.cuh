@@ -3,22 +3,12 @@
 #pragma once
 #include "latency/conv.cuh"
 
-__device__ __forceinline__ u32 to_halves(float low, float high) {
-    u32 h;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(h) : "f"(high), "f"(low));
-    return h;
-}
-__device__ __forceinline__ float to_float(u16 h) {
-    float v;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(h));
-    return v;
-}
 __device__ __forceinline__ void unpack4(float (&v)[4], uint2 hi, uint2 lo, float scale) {
     const u32 h[2] = {hi.x, hi.y}, l[2] = {lo.x, lo.y};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-        v[i] = to_float((u16)(h[i / 2] >> (16 * (i & 1))));
-        if (SPLIT) v[i] += to_float((u16)(l[i / 2] >> (16 * (i & 1))));
+        v[i] = widened<Numbers::fp16>((u16)(h[i / 2] >> (16 * (i & 1))));
+        if (SPLIT) v[i] += widened<Numbers::fp16>((u16)(l[i / 2] >> (16 * (i & 1))));
         v[i] *= scale;
     }
 }
@@ -65,12 +55,12 @@ __device__ __forceinline__ void store4(u16* pixel, long long plane, const Rows& 
     float w[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) w[i] = v[i] * scale;
-    const uint2 hi = make_uint2(to_halves(w[0], w[1]), to_halves(w[2], w[3]));
+    const uint2 hi = make_uint2(narrowed_pair<Numbers::fp16>(w[0], w[1]), narrowed_pair<Numbers::fp16>(w[2], w[3]));
     put4(pixel, rows, hi);
     if constexpr (SPLIT) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) w[i] -= to_float((u16)((i < 2 ? hi.x : hi.y) >> 16 * (i & 1)));
-        put4(pixel + plane, rows, make_uint2(to_halves(w[0], w[1]), to_halves(w[2], w[3])));
+        for (int i = 0; i < 4; ++i) w[i] -= widened<Numbers::fp16>((u16)((i < 2 ? hi.x : hi.y) >> 16 * (i & 1)));
+        put4(pixel + plane, rows, make_uint2(narrowed_pair<Numbers::fp16>(w[0], w[1]), narrowed_pair<Numbers::fp16>(w[2], w[3])));
     }
 }
 __device__ __forceinline__ void store_floats(float* pixel, const Conv& c, const Rows& rows,

@@ -2,32 +2,13 @@
 #pragma once
 #include "latency/conv.cuh"
 
-__device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 address) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
-}
-// c += a * b over the 32 channels of a step; `a` holds 16 kept columns, `meta` where they stand.
-__device__ __forceinline__ void multiply_sparse(float (&c)[4], const u32 (&a)[4],
-                                                const u32 (&b)[4], u32 meta) {
-    asm("mma.sp::ordered_metadata.sync.aligned.m16n8k32.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
-        "{%4,%5,%6,%7}, {%8,%9,%10,%11}, {%0,%1,%2,%3}, %12, 0x0;"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(b[2]), "r"(b[3]),
-          "r"(meta));
-}
-// All ones in each half where the two (integers written as halves) are equal.
-__device__ __forceinline__ u32 equal_mask(u32 a, u32 b) {
-    u32 r;
-    asm("set.eq.u32.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
-    return r;
-}
 // Weights of one chunk, by one thread: the units it touches. Sets past the last are not read.
 __device__ __forceinline__ void fetch_weights(const Conv& c, const Tile& t, int chunk, u32 to,
                                               u32 barrier) {
     const int first = chunk << c.chunk_log >> c.run_log;
     const int units = min(t.units, (c.sets - first) * t.taps);
     barrier_expect(barrier, units * UNIT + t.groups * PLANES * c.halo * t.pitch);
-    copy_bulk(to, c.weights + ((long long)t.row_block * c.sets + first) * t.taps * UNIT,
+    load_bytes(to, c.weights + ((long long)t.row_block * c.sets + first) * t.taps * UNIT,
               units * UNIT, barrier);
 }
 

@@ -30,7 +30,7 @@ __device__ __forceinline__ void fetch_weights(const Conv& c, const Tile& t, int 
 #pragma unroll
     for (int wm = 0; wm < WM; ++wm)
         if (count[wm])
-            copy_bulk(to + wm * c.weight_room, c.weights + (long long)first[wm] * VECTOR_RECORD,
+            load_bytes(to + wm * c.unit_bytes, c.weights + (long long)first[wm] * VECTOR_RECORD,
                       count[wm] * VECTOR_RECORD, barrier);
 }
 
@@ -46,27 +46,20 @@ __device__ __forceinline__ Walk start_walk(const Conv& c, const Tile& t, int chu
     return {wk * count / WK, (wk + 1) * count / WK};
 }
 
-__device__ __forceinline__ u32 load_number(u32 address) {
-    u16 number;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(number) : "r"(address) : "memory");
-    return number;
-}
-
 __device__ __forceinline__ void multiply(const Conv& c, const Tile& t, Walk w, int wm, u32 weights,
                                          u32 pixels, const int (&pixel)[NT],
                                          float (&sum)[MT][NT][4]) {
     u32 here[NT];
 #pragma unroll
     for (int n = 0; n < NT; ++n) here[n] = pixels + pixel[n] * 128;
-    u32 record = weights + wm * c.weight_room + w.at * VECTOR_RECORD;
+    u32 record = weights + wm * c.unit_bytes + w.at * VECTOR_RECORD;
 #pragma unroll 1
     for (; w.at < w.end; ++w.at, record += VECTOR_RECORD) {
-        u32 a[MT][WORDS], column[4], b[PLANES][NT][2];
+        u32 a[MT][WORDS], b[PLANES][NT][2];
 #pragma unroll
         for (int m = 0; m < MT; ++m) load_words(a[m], record + m * WORDS * 128);
-        asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(column[0]), "=r"(column[1]), "=r"(column[2]), "=r"(column[3])
-                     : "r"(record + COLUMNS_AT + (threadIdx.x & 3) * 16) : "memory");
+        const int4 four = load_ints(record + COLUMNS_AT + (threadIdx.x & 3) * 16);
+        const int column[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
         for (int n = 0; n < NT; ++n) {
             u32 v[PLANES][4];
@@ -74,7 +67,7 @@ __device__ __forceinline__ void multiply(const Conv& c, const Tile& t, Walk w, i
             for (int i = 0; i < 4; ++i) {
                 const u32 plain = here[n] + column[i], at = plain ^ (plain >> 3 & 0x70);
 #pragma unroll
-                for (int p = 0; p < PLANES; ++p) v[p][i] = load_number(at + p * t.plane_bytes);
+                for (int p = 0; p < PLANES; ++p) v[p][i] = load_short(at + p * t.plane_bytes);
             }
 #pragma unroll
             for (int p = 0; p < PLANES; ++p)

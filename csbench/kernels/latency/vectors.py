@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from csbench.kernels.gather.pack import Units, scaled
+from csbench.kernels.gather.pack import Units, by_row, scaled
 from csbench.kernels.latency.pack import STEP, Order, as_planes, padded
 from csbench.kernels.latency.plan import Plan, Shape
 
@@ -34,6 +34,9 @@ class Held:
     weights: Tensor
     starts: Tensor
     room: int  # bytes of the most records of a unit in a chunk
+
+
+_Form = tuple[int, tuple[int, int]]
 
 
 class _Dealt(NamedTuple):
@@ -60,44 +63,30 @@ class Vectors:
     scale: Tensor
     bias: Tensor
     places: Tensor
-    _held: dict[str, Held] = field(default_factory=dict)
+    _held: dict[_Form, Held] = field(default_factory=dict)
     _dealt: dict[int, _Dealt] = field(default_factory=dict)  # by the size of chunks
 
     def most(self, chunk_log: int) -> int:
         """Bytes of the most records of a unit in a chunk of 2 ** chunk_log steps."""
-        return int(self._counts(chunk_log).max()) * self._record
+        return most(self.units, self.order, len(self.parts), chunk_log)
 
     def held(self, plan: Plan, shape: Shape) -> Held:
-        """Records for this plan; made once."""
-        if str(plan) not in self._held:
-            self._held[str(plan)] = self._packed(plan, shape)
-        return self._held[str(plan)]
+        """Records for this plan; made once for all that cut K and the image alike."""
+        form = _form(plan)
+        if form not in self._held:
+            self._held[form] = self._packed(plan, shape)
+        return self._held[form]
 
     def keep(self, plans: Collection[Plan]) -> None:
-        """Let go of what others hold on the device."""
-        for other in self._held.keys() - {str(plan) for plan in plans}:
+        """Let go of what others hold on the device, and of what was for packing only."""
+        for other in self._held.keys() - set(map(_form, plans)):
             del self._held[other]
-        for size in self._dealt.keys() - {plan.chunk_log for plan in plans}:
-            del self._dealt[size]
-
-    @property
-    def _record(self) -> int:
-        return COLUMNS * (UNIT * 2 * len(self.parts) + 4)
-
-    def _cells(self, chunk_log: int) -> tuple[Tensor, int]:
-        """Of each kept column its unit and chunk as one number, and how many chunks there are."""
-        chunks = -(-self.order.stored // STEP >> chunk_log)
-        return self.units.unit * chunks + (self.place // STEP >> chunk_log), chunks
-
-    def _counts(self, chunk_log: int) -> Tensor:
-        """Records of each unit and chunk, int64 [units * chunks]."""
-        cell, chunks = self._cells(chunk_log)
-        return -(-torch.bincount(cell, minlength=self.units.count * chunks) // COLUMNS)
+        self._dealt.clear()
 
     def _deal(self, chunk_log: int) -> _Dealt:
         if chunk_log not in self._dealt:
-            cell, chunks = self._cells(chunk_log)
-            first = pad(self._counts(chunk_log).cumsum(0), (1, 0))
+            cell, counts = _cells(self.units, self.order, chunk_log)
+            chunks, first = len(counts) // self.units.count, pad(counts.cumsum(0), (1, 0))
             record, position = deal(cell, self.place // 2 % _LANES, first)
             total = int(first[-1])
             weights = self.parts.new_zeros(len(self.parts), total, COLUMNS, UNIT)
@@ -146,15 +135,14 @@ def pack_vectors(
     order, out = order or Order(units.cin, 1), out_order or Order(len(bias), 1)
     units, unscale = scaled(_near_rows_together(units))
     row = units.rows.reshape(-1).long()
-    there = row >= 0
-    biases = torch.where(there, bias.float()[row.clamp_min(0)], 0.0)
-    places = torch.where(there, _inverse(out)[row.clamp_min(0)], -1)
+    places = torch.where(row >= 0, out.place[row.clamp_min(0)], -1)
     if out_order is not None:  # rows of no channel write the zeros of its padding
-        empty = (out.channel < 0).nonzero()[:, 0]
-        unused = (~there).nonzero()[:, 0][: len(empty)]
-        places[unused] = empty[: len(unused)]
-    place = _inverse(order)[units.columns % units.cin]
-    scale, biases = (padded(t).to(device) for t in (unscale / x_scale, biases))
+        empty, unused = (out.channel < 0).nonzero()[:, 0], (row < 0).nonzero()[:, 0]
+        if len(empty) > len(unused):
+            raise ValueError(f"{len(row)} rows do not fill {out.stored} stored channels")
+        places[unused[: len(empty)]] = empty
+    place = order.place[units.columns % units.cin]
+    scale, biases = (padded(t).to(device) for t in (unscale / x_scale, by_row(bias, units)))
     rows = pad(places, (0, len(scale) - len(places)), value=-1).int().to(device)
     return Vectors(order, units, as_planes(units.values, split), place, scale, biases, rows)
 
@@ -162,6 +150,25 @@ def pack_vectors(
 def fits(units: Units, rows: int) -> bool:
     """Whether the kernel takes these units for an output of so many stored channels."""
     return units.size == UNIT and units.count == -(-rows // UNIT)
+
+
+def most(units: Units, order: Order, planes: int, chunk_log: int) -> int:
+    """Bytes of the most records of a unit in a chunk of 2 ** chunk_log steps."""
+    _, counts = _cells(units, order, chunk_log)
+    return int(counts.max()) * COLUMNS * (UNIT * 2 * planes + 4)
+
+
+def _cells(units: Units, order: Order, chunk_log: int) -> tuple[Tensor, Tensor]:
+    """Of each kept column its unit and chunk as one number; records of each such pair."""
+    chunks = -(-order.stored // STEP >> chunk_log)
+    chunk = order.place[units.columns % units.cin] // STEP >> chunk_log
+    cell = units.unit * chunks + chunk
+    return cell, -(-torch.bincount(cell, minlength=units.count * chunks) // COLUMNS)
+
+
+def _form(plan: Plan) -> _Form:
+    """What records depend on: how K is cut, and the input tile."""
+    return plan.chunk_log, plan.box
 
 
 def deal(cell: Tensor, bank: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,11 +232,3 @@ def _by_lane(offsets: Tensor) -> Tensor:
     """[records, 16] as bytes in the order in which lanes read them: four a lane."""
     ordered = offsets.reshape(-1, 2, 4, 2).transpose(1, 2).int().contiguous()
     return ordered.reshape(len(offsets), -1).view(torch.uint8)
-
-
-def _inverse(order: Order) -> Tensor:
-    """For each channel the place where it stands."""
-    place = torch.empty(order.channels, dtype=torch.int64)
-    there = (order.channel >= 0).nonzero()[:, 0]
-    place[order.channel[there]] = there
-    return place

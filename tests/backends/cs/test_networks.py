@@ -80,6 +80,16 @@ def test_in_every_precision(kernels: str, dtype: str) -> None:
     assert error(nets.program("cs:4"), kernels, dtype) < LIMIT[dtype]
 
 
+def test_what_no_graph_holds_keeps_the_plans_of_its_layers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(latency_network.search, "in_context", refused)
+    assert error(nets.program("cs:4"), "latency", "fp32") < LIMIT["fp32"]
+
+
 def test_the_dense_twin_multiplies_zeros(kernels: str) -> None:
     assert error(nets.program("cs:4"), kernels, "fp32", sparse=False) < LIMIT["fp32"]
 

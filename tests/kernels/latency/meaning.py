@@ -58,7 +58,9 @@ def decoded_vectors(packed: Vectors, held: Held, plan: plans.Plan, s: plans.Shap
             assert bool((inside < plane).all())
             pixel, channel = inside // 128, inside % 128 // 2 + 64 * group
             place = channel + (32 * chunk << plan.chunk_log)
-            tap = pixel // plan.box[1] * s.taps[1] + pixel % plan.box[1]
+            down, across = pixel // plan.box[1], pixel % plan.box[1]
+            assert not (down % s.dilation[0]).any() and not (across % s.dilation[1]).any()
+            tap = down // s.dilation[0] * s.taps[1] + across // s.dilation[1]
             values = lanes[first:last].permute(0, 3, 4, 6, 1, 5, 2).flatten(4)
             at = place * found.shape[3] + tap  # [record, lane's pair, k half, 2]
             found[unit].flatten(1).T.index_add_(0, at.flatten(), values.flatten(0, 3))
@@ -178,6 +180,7 @@ class Convolution:
             held = packed.held(plan, shape.flat())
             self.bytes, rows = held.weights.numel(), packed.places.long()
             weight, there = decoded_vectors(packed, held, plan, shape), rows >= 0
+            assert sorted(rows[there].tolist()) == list(range(shape.rows))  # all is written, once
             self._weight = torch.zeros(int(rows.max()) + 1, *weight.shape[1:]).double()
             self._weight[rows[there]] = weight[there[: len(weight)]]
             self._bias = torch.zeros(len(self._weight)).double()

@@ -32,27 +32,29 @@ def layer(spec: str, cout: int = 128, cin: int = 160, kernel: int = 3) -> tuple[
     return weight, from_vectors(packed)
 
 
-def shape(cin_size: int, cout: int, kernel: int, stride: int) -> Shape:
-    out = (cin_size + 2 * (kernel // 2) - kernel) // stride + 1
+def shape(cin_size: int, cout: int, kernel: int, stride: int, dilation: int = 1) -> Shape:
+    out = (cin_size - 1) // stride + 1
     return Shape(
         1, cin_size, cin_size, cout, out, out, (kernel, kernel), stride,
-        (kernel // 2, kernel // 2),
+        (dilation * (kernel // 2),) * 2, (dilation,) * 2,
     ).flat()  # fmt: skip
 
 
 @pytest.mark.parametrize("split", [True, False])
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (1, 1)])
+@pytest.mark.parametrize("kernel, stride, dilation", [(3, 1, 1), (3, 2, 1), (3, 1, 2), (1, 1, 1)])
 @pytest.mark.parametrize("spec", SPECS)
-def test_records_hold_every_weight_once(spec: str, kernel: int, stride: int, split: bool) -> None:
+def test_records_hold_every_weight_once(
+    spec: str, kernel: int, stride: int, dilation: int, split: bool
+) -> None:
     weight, units = layer(spec, kernel=kernel)
     cout, cin = weight.shape[:2]
     order, out_order = Order(cin, 2), Order(cout, 4)
     packed = pack_vectors(
         units, torch.arange(cout), split, "cpu", x_scale=8.0, order=order, out_order=out_order
     )
-    s = shape(14, cout, kernel, stride)
+    s = shape(14, cout, kernel, stride, dilation)
     ways = plans.candidates(s, order, VECTORS, split, packed.most)
-    assert ways
+    assert ways and all(p.chunk_log >= 1 and p.tile.mt == 2 for p in ways)  # 64 channels, 32 rows
     expected = weight.flatten(2).double()[out_order.channel][:, order.channel]
     for plan in ways[::7]:
         held = packed.held(plan, s)
@@ -102,3 +104,19 @@ def test_columns_are_dealt_by_bank() -> None:
     assert len(set(slots.tolist())) == 33
     assert bool((record[16:] >= 1).all()) and int(record.max()) == 2
     assert bool((record[16:] == 2).any())
+
+
+def test_plans_that_cut_alike_share_their_records_and_others_go() -> None:
+    _, units = layer("ovw:32@75%", cin=640, kernel=1)
+    packed = pack_vectors(units, torch.zeros(128), False, "cpu")
+    s = shape(7, 128, 1, 1)
+    ways = plans.candidates(s, packed.order, VECTORS, False, packed.most)
+    first = ways[0]
+    alike = [p for p in ways[1:] if (p.chunk_log, p.box) == (first.chunk_log, first.box)]
+    other = next(p for p in ways if p.chunk_log != first.chunk_log)
+    held = packed.held(first, s)
+    assert packed.held(alike[0], s) is held
+    packed.held(other, s)
+    packed.keep([first])
+    assert list(packed._held) == [(first.chunk_log, first.box)] and not packed._dealt
+    assert packed.held(first, s) is held

@@ -1,0 +1,85 @@
+"""Which kernels take a layer or a network of vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from csbench.backends.cs import latency
+from csbench.backends.vector import gather, gpu
+from csbench.core.pattern import parse
+from tests.backends.cases import case
+from tests.backends.cs import nets
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was asked for, instead of doing it."""
+    asked: list[Any] = []
+    for kernels in (latency, gather):
+        name = kernels.__name__.rpartition(".")[2]
+
+        def lower(*_: Any, name: str = name) -> str:
+            asked.append(name)
+            return name
+
+        def lower_network(*_: Any, sparse: bool, name: str = name) -> str:
+            asked.append((name, sparse))
+            return name
+
+        monkeypatch.setattr(kernels, "lower", lower)
+        monkeypatch.setattr(kernels, "lower_network", lower_network)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "dtype, batch, expected",
+    [("fp16", 7, "latency"), ("fp16", 8, "gather"), ("fp32", 1, "gather"), ("bf16", 1, "gather")],
+)
+def test_few_images_of_halves_take_the_latency_kernels(
+    taken: list[Any], dtype: str, batch: int, expected: str
+) -> None:
+    conv = nets.program("ovw:32@75%").convolutions[2]
+    gpu.lower(conv, replace(case(), dtype=dtype, batch=batch))
+    assert taken == [expected]
+
+
+def test_what_they_refuse_is_gathered(taken: list[Any]) -> None:
+    program = nets.program("ovw:16@75%")  # units of 16
+    gpu.lower(program.convolutions[2], replace(case(), dtype="fp16", batch=1))
+    assert taken == ["gather"]
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize(
+    "pattern, batch, expected",
+    [("ovw:32@75%", 7, "latency"), ("ovw:32@75%", 8, "gather"), ("ovw:16@75%", 1, "gather")],
+)
+def test_a_network_and_its_dense_twin_run_on_the_same(
+    taken: list[Any], pattern: str, batch: int, expected: str, sparse: bool
+) -> None:
+    gpu.lower_network(nets.program(pattern), replace(case(), batch=batch), sparse=sparse)
+    assert taken == [(expected, sparse)]
+
+
+def test_other_patterns_beside_vectors_are_refused() -> None:
+    vectors, others = nets.program("ovw:32@75%"), nets.program("cs:4")
+    steps = tuple(
+        b if "hidden" in str(getattr(b.op, "name", "")) else a
+        for a, b in zip(vectors.steps, others.steps, strict=True)
+    )
+    mixed = dataclasses.replace(vectors, steps=steps)
+    assert latency.lower_network(mixed, nets.case("fp32", 1)) is None
+
+
+def test_units_fill_what_is_stored() -> None:
+    conv = nets.program("ovw:32@75%").convolutions[2]
+    wide = dataclasses.replace(
+        conv, weight=torch.randn(96, 48, 3, 3), bias=torch.zeros(96),
+        pattern=parse("ovw:64"),
+    )  # fmt: skip
+    assert "units of 32" in str(latency.why_not(wide, nets.case("fp32", 1)))
