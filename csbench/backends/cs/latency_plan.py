@@ -75,7 +75,7 @@ class Prepared:
     @property
     def sources(self) -> tuple[str, ...]:
         """The files that decide how fast its plans are."""
-        own = ("latency/vectors.py",) if isinstance(self.packed, Vectors) else ()
+        own = ("latency/vectors.py", "latency/deal.py") if isinstance(self.packed, Vectors) else ()
         return "latency/conv.cu", *own
 
     @property

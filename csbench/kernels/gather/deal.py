@@ -36,7 +36,7 @@ def deal(unit: Tensor, stage: Tensor, row: Tensor, shape: tuple[int, int], spans
     """
     units, stages = shape
     cell, bank = unit * stages + stage, row % OCTET
-    turn, count = _turn(cell * OCTET + bank, units * stages * OCTET)
+    turn, count = turns(cell * OCTET + bank, units * stages * OCTET)
     steps, taken, late = (v.flatten(0, 1) for v in _steps(count.reshape(*shape, OCTET), spans))
     first = pad(steps.cumsum(0), (1, 0))
     moved = turn < taken[cell, bank]
@@ -91,7 +91,7 @@ def _in_octets(home: Tensor, late: Tensor, bank: Tensor, steps: Tensor) -> tuple
     octet = _by_bank(group, bank, octets)
     record = torch.where(late, last, octet // 2)
     most = int(octets.max())
-    turn, _ = _turn(group * most + octet, len(octets) * most)
+    turn, _ = turns(group * most + octet, len(octets) * most)
     return record, octet % 2 * OCTET + turn
 
 
@@ -101,7 +101,7 @@ def _by_bank(group: Tensor, bank: Tensor, octets: Tensor) -> Tensor:
     A bank has a row in every octet but for its gaps, where it has too few, and its extras, where it
     has too many. Gaps and extras of all banks are dealt in turn to the same few octets.
     """
-    turn, count = _turn(group * OCTET + bank, len(octets) * OCTET)
+    turn, count = turns(group * OCTET + bank, len(octets) * OCTET)
     wanted = octets[:, None].expand(-1, OCTET)
     count = count.reshape(-1, OCTET)
     gaps, extras = (wanted - count).clamp_min(0), (count - wanted).clamp_min(0)
@@ -116,7 +116,7 @@ def _by_bank(group: Tensor, bank: Tensor, octets: Tensor) -> Tensor:
     return torch.where(turn < wanted[mine], regular, extra)
 
 
-def _turn(cell: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+def turns(cell: Tensor, cells: int) -> tuple[Tensor, Tensor]:
     """Of each entry its number among those of its cell; how many each cell has."""
     count = torch.bincount(cell, minlength=cells)
     order = cell.argsort(stable=True)

@@ -17,14 +17,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from csbench.kernels.gather.pack import Units, by_row, scaled
+from csbench.kernels.latency.deal import COLUMNS, LANES, deal
 from csbench.kernels.latency.pack import STEP, Order, as_planes, padded
 from csbench.kernels.latency.plan import Plan, Shape
 
 UNIT = 32  # output channels: the rows of a warp
-COLUMNS = 16  # of a record
 _MOST_UNITS = 4  # of a block: beyond the last one, so many are readable
 _TOGETHER = 64  # channels of a pixel that lie together in shared memory
-_LANES, _OF_LANE = 4, 4  # that read a pixel's columns together, and how many each reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +86,7 @@ class Vectors:
         if chunk_log not in self._dealt:
             cell, counts = _cells(self.units, self.order, chunk_log)
             chunks, first = len(counts) // self.units.count, pad(counts.cumsum(0), (1, 0))
-            record, position = deal(cell, self.place // 2 % _LANES, first)
+            record, position = deal(cell, self.place // 2 % LANES, first)
             total = int(first[-1])
             weights = self.parts.new_zeros(len(self.parts), total, COLUMNS, UNIT)
             weights[:, record, position] = self.parts
@@ -169,40 +168,6 @@ def _cells(units: Units, order: Order, chunk_log: int) -> tuple[Tensor, Tensor]:
 def _form(plan: Plan) -> _Form:
     """What records depend on: how K is cut, and the input tile."""
     return plan.chunk_log, plan.box
-
-
-def deal(cell: Tensor, bank: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Record and position of each column: one of `bank` goes to a place of that lane while there
-    are any in its cell (unit and chunk), whose records begin at first[cell]."""
-    key = cell * _LANES + bank
-    turn = _turns(key)
-    records = first.diff()
-    fitting = turn < records[cell] * _OF_LANE
-    record = first[cell] + turn // _OF_LANE
-    position = _position(bank, turn % _OF_LANE)
-    taken = torch.zeros(int(first[-1]), COLUMNS, dtype=torch.bool)
-    taken[record[fitting], position[fitting]] = True
-    free = (~taken).nonzero()  # in the order of records, so of cells
-    in_cell = COLUMNS * records - torch.bincount(cell[fitting], minlength=len(records))
-    left = ~fitting
-    begin = in_cell.cumsum(0) - in_cell
-    chosen = free[begin[cell[left]] + _turns(cell[left])]
-    record[left], position[left] = chosen[:, 0], chosen[:, 1]
-    return record, position
-
-
-def _position(lane: Tensor, index: Tensor) -> Tensor:
-    """Where in a k-step of m16n8k16 the `index`-th column that a lane reads stands."""
-    return 8 * (index // 2) + 2 * lane + index % 2
-
-
-def _turns(key: Tensor) -> Tensor:
-    """Of each entry its number among those of its key."""
-    order = key.argsort(stable=True)
-    count = torch.bincount(key)
-    turn = torch.empty_like(key)
-    turn[order] = torch.arange(len(key)) - (count.cumsum(0) - count)[key[order]]
-    return turn
 
 
 def _near_rows_together(units: Units) -> Units:

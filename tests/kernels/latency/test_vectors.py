@@ -10,9 +10,10 @@ from csbench.backends.vector.units import from_dense, from_vectors
 from csbench.core.pattern import parse
 from csbench.kernels.gather.pack import Units
 from csbench.kernels.latency import plan as plans
+from csbench.kernels.latency.deal import deal
 from csbench.kernels.latency.pack import VECTORS, Order
 from csbench.kernels.latency.plan import Shape
-from csbench.kernels.latency.vectors import deal, pack_vectors
+from csbench.kernels.latency.vectors import pack_vectors
 from csbench.sparse.formats import VectorPacked
 from csbench.sparse.patterns import for_spec
 from tests.kernels.latency.meaning import decoded_vectors
