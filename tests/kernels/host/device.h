@@ -1,8 +1,8 @@
 // A GPU as far as the kernels know one: the lanes of a cluster as fibers of one thread.
 //
 // Lanes run until they wait: for their warp (a collective), for a barrier, for the copy engine (see
-// engine.h). Clusters run one after another. Shared memory starts as NaN. Nothing moving is a
-// deadlock.
+// engine.h). Clusters run one after another, and some of a cluster's blocks begin late. Shared memory
+// starts as NaN. Nothing moving is a deadlock.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -71,6 +71,7 @@ struct Block {
   std::map<u32, Mbarrier> barriers;
   std::map<int, Meeting> named;
   int number, threads;
+  int late = 0;    // rounds until it begins
   int stores = 0;  // on their way out
   std::map<std::pair<int, int>, unsigned long long> operands;  // of wgmma, by group of warps and turn
 };
@@ -219,6 +220,7 @@ inline void set_up_cluster(int first, int blocks, int threads, u32 bytes) {
   m.blocks.clear(), m.warps.clear(), m.lanes.clear(), m.engine.clear(), m.cluster = {};
   for (int b = 0; b < blocks; ++b) {
     m.blocks.push_back(std::unique_ptr<Block>(new Block{SharedMemory(bytes), {}, {}, first + b, threads}));
+    if (blocks > 1) m.blocks.back()->late = m.dice() % 64;
     for (int t = 0; t < threads; ++t) {
       if (t % 32 == 0) m.warps.push_back(std::make_unique<Warp>());
       if (m.lanes.size() == stacks.size()) stacks.emplace_back(new char[kStack]);
@@ -236,16 +238,18 @@ inline void run_cluster() {
   const int warps = m.lanes.size() / 32;
   for (bool left = true; left;) {
     const long long before = m.progress;
+    for (auto& block : m.blocks)
+      if (block->late) --block->late, ++m.progress;
     for (int i = 0; i < warps; ++i) {
       const int warp = m.dice() % warps;
       for (int l = 0; l < 32; ++l)
-        if (Lane& lane = *m.lanes[warp * 32 + l]; !lane.done) resume(lane);
+        if (Lane& lane = *m.lanes[warp * 32 + l]; !lane.done && !lane.block->late) resume(lane);
     }
     left = false;
     for (auto& lane : m.lanes) {
       if (lane->done) continue;
       left = true;
-      resume(*lane);
+      if (!lane->block->late) resume(*lane);
     }
     if (!m.engine.empty() && (m.progress == before || m.dice() % 4 == 0)) {
       std::swap(m.engine[m.dice() % m.engine.size()], m.engine.back());
