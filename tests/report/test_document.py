@@ -289,3 +289,16 @@ def test_a_table_says_how_many_cards_of_a_gpu_it_is_of() -> None:
             for sparsity, card in zip((0.5, 0.75), cards, strict=True)
         ]
         assert tables(made, "inference")[0].provenance.device == said
+
+
+def test_rows_whose_interval_is_too_wide_share_a_note() -> None:
+    rows = [
+        record(
+            status="noisy", backend=backend,
+            reason=f"interval ±{width} % after 9 pairs, asked for 1 %",
+        )
+        for backend, width in (("cs", 2.4), ("csr", 3.1))
+    ]  # fmt: skip
+    text = render(rows, table="inference")
+    assert text.count("its interval is wider than the 1 % asked for") == 1
+    assert "after 9 pairs" not in text

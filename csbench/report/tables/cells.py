@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -26,6 +27,8 @@ _MEANING = {
     "error": "the case failed",
 }
 
+# The cells show each row's interval: one note serves all rows whose interval is too wide.
+_TOO_WIDE = re.compile(r"interval ±[\d.]+ % after \d+ pairs, asked for ([\d.]+ %)")
 # Of the readings during a measurement, above which a time is said to be that of a capped GPU.
 _CAPPED = 0.5
 _POWER_CAPPED = "the GPU was at its power limit for more than half of the readings"
@@ -75,6 +78,7 @@ def time_cell(row: Row, scale: float = 1.0) -> Cell:
         # A sound time may still have something to say: why it was no graph, what bounds it.
         return replace(cell, note="; ".join(filter(None, (reason, *_bounds(row)))) or None)
     code = CODES[status]
+    reason = _TOO_WIDE.sub(r"its interval is wider than the \1 asked for", reason or "")
     said = (f"{code}: {reason or _MEANING[status]}", *_bounds(row))
     return replace(cell, code=code, note="; ".join(said))
 
