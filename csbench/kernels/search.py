@@ -64,6 +64,7 @@ def in_context(
     A layer alone finds its weights and its code in the caches and overlaps with itself; in a
     network it does not, and another choice may be better there. `network` reads `chosen` when run.
     Choices depend on each other, so this goes on until a whole round changes none, or for SECONDS.
+    What runs, but no graph holds, keeps them.
     """
 
     def compute() -> list[str]:
@@ -78,7 +79,12 @@ def in_context(
         return [chosen[layer] for layer in alternatives]
 
     listed = [[repr(layer), chosen[layer], list(names)] for layer, names in alternatives.items()]
-    for layer, name in zip(alternatives, remembered((_RULE, key, listed), compute), strict=True):
+    try:
+        found = remembered((_RULE, key, listed), compute)
+    except REFUSALS:
+        network()  # an error that is not the graph's comes again
+        return
+    for layer, name in zip(alternatives, found, strict=True):
         chosen[layer] = name
 
 

@@ -42,12 +42,12 @@ def lower_network(program: Program, case: Case, *, sparse: bool = True) -> Lower
     Without `sparse` every layer runs dense, whatever its zeros: the dense baseline that gets all
     that the sparse kernels get.
     """
-    program = program if sparse else attach(program, {})
-    kinds = {layers.grouping(conv).m for conv in program.convolutions} - {1}
-    mixed = VECTORS in kinds and len(kinds) > 1  # vectors read channels as they come
-    if mixed or any(layers.why_not(conv, case) for conv in program.convolutions):
+    if any(layers.why_not(conv, case) for conv in program.convolutions):
         return None
-    return _Lowering(program, case).network()
+    kinds = {layers.grouping(conv).m for conv in program.convolutions} - {1}
+    if VECTORS in kinds and len(kinds) > 1:  # vectors read channels as they come
+        return None
+    return _Lowering(program if sparse else attach(program, {}), case).network()
 
 
 class _Lowering(Lowering):
@@ -88,10 +88,7 @@ class _Lowering(Lowering):
         x = x.to(TORCH_DTYPE[self.case.dtype])
         sources = nvrtc.digest(*(f"latency/{n}.cu" for n in ("conv", "head", "io", "stem")))
         key = ("cs latency network", sources, self.program.model, self.case.batch, self.case.dtype)
-        try:
-            search.in_context(lambda: run(x), self.chosen, self.ranked, key)
-        except search.REFUSALS:  # no graph holds the network: its plans stay
-            run(x)  # an error that is not the graph's comes again
+        search.in_context(lambda: run(x), self.chosen, self.ranked, key)
         for way in self.ways:
             way.keep(self.chosen[way.signature])
 

@@ -34,13 +34,7 @@ class Choice:
         return run
 
     def settle(self, network: search.Run, key: object) -> None:
-        """Choose by the time of `network`, remembered under `key`; drop what is not chosen.
-
-        What runs, but no graph holds, keeps its plans.
-        """
-        try:
-            search.in_context(network, self.chosen, self.ranked, key)
-        except search.REFUSALS:
-            network()  # an error that is not the graph's comes again
+        """Choose by the time of `network`, remembered under `key`; drop what is not chosen."""
+        search.in_context(network, self.chosen, self.ranked, key)
         for layer, signature in self._layers:
             layer.settle(self.chosen[signature])

@@ -34,8 +34,5 @@ def lower_network(program: Program, case: Case, *, sparse: bool = True) -> Lower
     """The network by the kernels for so many images; without `sparse` every layer dense on those
     that the sparse network runs on."""
     few = case.batch < EIGHT
-    if few and all(latency.why_not(conv, case) is None for conv in program.convolutions):
-        found = latency.lower_network(program, case, sparse=sparse)
-        if found is not None:
-            return found
-    return gather.lower_network(program, case, sparse=sparse)
+    found = latency.lower_network(program, case, sparse=sparse) if few else None
+    return found or gather.lower_network(program, case, sparse=sparse)

@@ -22,6 +22,8 @@ from csbench.backends.cs import (
 from csbench.core.pattern import parse
 from csbench.graph import reference
 from csbench.graph.program import Activation, Conv, Program
+from csbench.kernels import search
+from csbench.kernels.search import in_context  # before a fixture replaces it
 from csbench.sparse.patterns import for_spec
 from tests.backends.cases import conv
 from tests.backends.cs import nets
@@ -83,10 +85,12 @@ def test_in_every_precision(kernels: str, dtype: str) -> None:
 def test_what_no_graph_holds_keeps_the_plans_of_its_layers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refused(*_: object) -> None:
+    def refused(*_: object) -> float:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(latency_network.search, "in_context", refused)
+    monkeypatch.setattr(search, "in_context", in_context)
+    monkeypatch.setattr(search, "remembered", lambda _, compute: compute())
+    monkeypatch.setattr(search, "_network_ms", refused)
     assert error(nets.program("cs:4"), "latency", "fp32") < LIMIT["fp32"]
 
 

@@ -9,30 +9,35 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from csbench.backends.cs import latency
-from csbench.backends.vector import gather, gpu
+from csbench.backends.cs import latency, latency_network
+from csbench.backends.vector import gather, gpu, network
+from csbench.core.case import Case
 from csbench.core.pattern import parse
+from csbench.graph.program import Program
 from tests.backends.cases import case
 from tests.backends.cs import nets
 
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What was asked for, instead of doing it."""
+    """What was asked for, instead of doing it: of networks where, and whether sparse."""
     asked: list[Any] = []
-    for kernels in (latency, gather):
-        name = kernels.__name__.rpartition(".")[2]
 
-        def lower(*_: Any, name: str = name) -> str:
-            asked.append(name)
-            return name
+    class Lowering:
+        def __init__(self, program: Program, case: Case, sparse: bool | None = None) -> None:
+            if sparse is None:  # the latency kernels run what a program says
+                found = any(conv.pattern is not None for conv in program.convolutions)
+                asked.append(("latency", found))
+            else:
+                asked.append(("gather", sparse))
 
-        def lower_network(*_: Any, sparse: bool, name: str = name) -> str:
-            asked.append((name, sparse))
-            return name
+        def network(self) -> str:
+            return "a network"
 
-        monkeypatch.setattr(kernels, "lower", lower)
-        monkeypatch.setattr(kernels, "lower_network", lower_network)
+    monkeypatch.setattr(latency_network, "_Lowering", Lowering)
+    monkeypatch.setattr(network, "_Lowering", Lowering)
+    monkeypatch.setattr(latency, "lower", lambda *_: asked.append("latency"))
+    monkeypatch.setattr(gather, "lower", lambda *_: asked.append("gather"))
     return asked
 
 
