@@ -159,6 +159,19 @@ def missing() -> str | None:
     return None
 
 
+def missing_hopper(otherwise: str, needing: str) -> str | None:
+    """What keeps kernels for Hopper from running here, and how to get it; None when they can.
+
+    `otherwise` is said where there is no GPU; `needing` is who needs one of Hopper's, and the verb.
+    """
+    if not torch.cuda.is_available():
+        return f"no CUDA device; {otherwise}"
+    if torch.cuda.get_device_capability()[0] != 9:
+        name = torch.cuda.get_device_name()
+        return f"{needing} a Hopper GPU (compute capability 9.0); this is {name}"
+    return missing()
+
+
 @functools.cache
 def _nvrtc() -> ctypes.CDLL:
     major = (torch.version.cuda or "13").split(".")[0]

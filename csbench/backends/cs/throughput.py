@@ -28,12 +28,7 @@ __all__ = ["lower", "lower_network", "missing", "why_not"]
 
 def missing() -> str | None:
     """What keeps these kernels from running here, and how to get it."""
-    if not torch.cuda.is_available():
-        return "no CUDA device; the same pattern runs with --device cpu"
-    if torch.cuda.get_device_capability()[0] != 9:
-        name = torch.cuda.get_device_name()
-        return f"sparse wgmma needs a Hopper GPU (compute capability 9.0); this is {name}"
-    return nvrtc.missing()
+    return nvrtc.missing_hopper("the same pattern runs with --device cpu", "sparse wgmma needs")
 
 
 def why_not(conv: Conv, case: Case) -> str | None:

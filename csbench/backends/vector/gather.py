@@ -29,12 +29,7 @@ _FULL = 2.0**14  # where the largest magnitude of a tensor with a known bound is
 
 def missing() -> str | None:
     """What keeps these kernels from running here, and how to get it."""
-    if not torch.cuda.is_available():
-        return "no CUDA device; these kernels are for Hopper GPUs (H100, H200)"
-    if torch.cuda.get_device_capability()[0] != 9:
-        name = torch.cuda.get_device_name()
-        return f"its copies need a Hopper GPU (compute capability 9.0); this is {name}"
-    return nvrtc.missing()
+    return nvrtc.missing_hopper("these kernels are for Hopper GPUs (H100, H200)", "its copies need")
 
 
 def why_not(conv: Conv, case: Case) -> str | None:
