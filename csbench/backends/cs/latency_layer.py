@@ -143,9 +143,16 @@ def why_not(conv: Conv, case: Case) -> str | None:
     reason = _why_not_pattern(conv)
     if reason is not None:
         return reason
-    layer = kernelize(conv, case.batch, conv.weight.shape[0])
+    cout = conv.weight.shape[0]
+    try:
+        layer = kernelize(conv, case.batch, cout)
+    except PatternError as error:
+        return str(error)
     split, most = case.dtype == "fp32", None
     if layer.units is not None:
+        if not vectors.fits(layer.units, cout):
+            units = f"units of {vectors.UNIT} channels"
+            return f"the latency kernels take vectors that fill {units}, not {conv.pattern}"
         most = partial(vectors.most, layer.units, layer.order, 2 if split else 1)
     if not plans.candidates(layer.shape, layer.order, layer.m, split, most):
         size = f"{conv.input_size[1]}x{conv.input_size[2]}"
@@ -155,18 +162,8 @@ def why_not(conv: Conv, case: Case) -> str | None:
 
 def _why_not_pattern(conv: Conv) -> str | None:
     pattern, cin = conv.pattern, conv.weight.shape[1]
-    if pattern is None:
+    if pattern is None or pattern.name in _OF_VECTORS:
         return None
-    if pattern.name in _OF_VECTORS:
-        try:
-            fits = vectors.fits(units_of(conv), conv.weight.shape[0])
-        except PatternError as error:
-            return str(error)
-        return (
-            None
-            if fits
-            else f"the latency kernels take vectors that fill units of 32 channels, not {pattern}"
-        )
     if pattern.name not in ("cs", "nm"):
         return f"its pattern is {pattern}; the latency kernels take cs, nm:N:M, ovw and shfl-bw"
     n, m, span = group_geometry(pattern, cin)

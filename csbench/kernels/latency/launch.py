@@ -62,8 +62,10 @@ class Convolution:
         if isinstance(packed, Vectors):
             held = packed.held(plan, self.shape)
             self._held = held.weights, held.starts, packed.places
-            own = {"unit_bytes": held.room, "starts": held.starts.data_ptr()}
-            own["places"] = packed.places.data_ptr()
+            own = {
+                "unit_bytes": held.room, "starts": held.starts.data_ptr(),
+                "places": packed.places.data_ptr(),
+            }  # fmt: skip
         else:
             self._held = (packed.blocked(plan.tile.rows),)
         s, order = self.shape, packed.order

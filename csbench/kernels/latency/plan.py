@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -122,8 +123,8 @@ def make_plan(
         weights = _up(units * tile.rows // 16 * record_bytes(m, split))
     else:
         weights = _up(tile.wm * most(chunk_log))
-    groups, pitch = (1 << (chunk_log - 1), 128) if chunk_log else (1, 64)
-    stage = weights + groups * planes * _up(box[0] * box[1] * pitch)
+    groups = 1 << max(0, chunk_log - 1)
+    stage = weights + groups * planes * plane_bytes(box, chunk_log)
     stages = min(3, -(-chunks // cluster))
     while stages > 1 and stages * stage > SHARED_LIMIT // tile.blocks:
         stages -= 1
@@ -136,6 +137,11 @@ def make_plan(
     grid = (cluster * -(-s.rows // tile.rows), tiles)
     shared = receive + handed
     return Plan(tile, cluster, chunk_log, chunks, stages, span, box, receive, shared, grid)
+
+
+def plane_bytes(box: tuple[int, int], chunk_log: int) -> int:
+    """Bytes of one plane of up to 64 channels of the input tile."""
+    return _up(box[0] * box[1] * (128 if chunk_log else 64))
 
 
 def record_bytes(m: int, split: bool) -> int:
@@ -189,7 +195,7 @@ def candidates(
 ) -> list[Plan]:
     """Plans worth measuring: enough blocks to fill the device, K whole or staged in few chunks."""
     # Of vectors a warp takes 32 rows, and finds 64 channels side by side.
-    least = 1 if m == VECTORS else 0
+    least, most = 1 if m == VECTORS else 0, functools.cache(most) if most else None
     plans = []
     for tile in TILES:
         if tile.rows >= 2 * max(32, shape.rows) or (m == VECTORS and tile.mt != 2):

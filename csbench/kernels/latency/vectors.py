@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from csbench.kernels.gather.pack import Units, by_row, scaled
 from csbench.kernels.latency.deal import COLUMNS, LANES, deal
 from csbench.kernels.latency.pack import STEP, Order, as_planes, padded
-from csbench.kernels.latency.plan import Plan, Shape
+from csbench.kernels.latency.plan import Plan, Shape, plane_bytes
 
 UNIT = 32  # output channels: the rows of a warp
 _MOST_UNITS = 4  # of a block: beyond the last one, so many are readable
@@ -58,12 +58,16 @@ class Vectors:
     order: Order  # of the input
     units: Units
     parts: Tensor  # halves [planes, kept, rows of a unit], on the CPU
-    place: Tensor  # int64 [kept]: of each column's channel in the input's order
     scale: Tensor
     bias: Tensor
     places: Tensor
     _held: dict[_Form, Held] = field(default_factory=dict)
     _dealt: dict[int, _Dealt] = field(default_factory=dict)  # by the size of chunks
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Of each kept column where its channel stands in the input's order, int64."""
+        return _place(self.units, self.order)
 
     def most(self, chunk_log: int) -> int:
         """Bytes of the most records of a unit in a chunk of 2 ** chunk_log steps."""
@@ -109,14 +113,13 @@ class Vectors:
 
     def _offsets(self, plan: Plan, shape: Shape) -> Tensor:
         """Bytes from a pixel's place in the input tile to each column's number."""
-        tap, (height, width) = self.units.columns // self.units.cin, plan.box
+        tap = self.units.columns // self.units.cin
         row = tap // shape.taps[1] * shape.dilation[0]
         column = tap % shape.taps[1] * shape.dilation[1]
-        pixel = 2 * _TOGETHER  # bytes
-        plane = -(-height * width * pixel // 1024) * 1024
+        plane = plane_bytes(plan.box, plan.chunk_log)
         inside = self.place % (STEP << plan.chunk_log)
         return (
-            (row * width + column) * pixel
+            (row * plan.box[1] + column) * 2 * _TOGETHER
             + inside // _TOGETHER * len(self.parts) * plane
             + inside % _TOGETHER * 2
         )
@@ -140,10 +143,9 @@ def pack_vectors(
         if len(empty) > len(unused):
             raise ValueError(f"{len(row)} rows do not fill {out.stored} stored channels")
         places[unused[: len(empty)]] = empty
-    place = order.place[units.columns % units.cin]
     scale, biases = (padded(t).to(device) for t in (unscale / x_scale, by_row(bias, units)))
     rows = pad(places, (0, len(scale) - len(places)), value=-1).int().to(device)
-    return Vectors(order, units, as_planes(units.values, split), place, scale, biases, rows)
+    return Vectors(order, units, as_planes(units.values, split), scale, biases, rows)
 
 
 def fits(units: Units, rows: int) -> bool:
@@ -157,11 +159,14 @@ def most(units: Units, order: Order, planes: int, chunk_log: int) -> int:
     return int(counts.max()) * COLUMNS * (UNIT * 2 * planes + 4)
 
 
+def _place(units: Units, order: Order) -> Tensor:
+    return order.place[units.columns % units.cin]
+
+
 def _cells(units: Units, order: Order, chunk_log: int) -> tuple[Tensor, Tensor]:
     """Of each kept column its unit and chunk as one number; records of each such pair."""
     chunks = -(-order.stored // STEP >> chunk_log)
-    chunk = order.place[units.columns % units.cin] // STEP >> chunk_log
-    cell = units.unit * chunks + chunk
+    cell = units.unit * chunks + (_place(units, order) // STEP >> chunk_log)
     return cell, -(-torch.bincount(cell, minlength=units.count * chunks) // COLUMNS)
 
 
