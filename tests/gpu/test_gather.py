@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 
@@ -28,7 +27,7 @@ from csbench.kernels.gather.tile import options
 from csbench.kernels.wgmma import launch as wgmma
 from csbench.models import build, calibrate
 from csbench.sparse.network import sparsify_state
-from csbench.sparse.patterns import for_spec
+from tests.backends import native
 from tests.backends.vector.shapes import layer
 
 pytestmark = [
@@ -58,11 +57,7 @@ def case(dtype: str, batch: int, pattern: str = "ovw") -> Case:
 
 
 def pruned(conv: Conv, spec: str) -> Conv:
-    if spec == "dense":
-        return conv
-    pattern = parse(spec)
-    mask = for_spec(pattern).mask(conv.weight)
-    return dataclasses.replace(conv, weight=conv.weight * mask, pattern=pattern)
+    return conv if spec == "dense" else native.pruned(conv, parse(spec))
 
 
 AWKWARD = [

@@ -14,13 +14,15 @@ from csbench.backends.cs.latency_pair import Pair
 from csbench.backends.cs.latency_plan import Prepared, prepare
 from csbench.core.pattern import parse
 from csbench.graph import reference
-from csbench.graph.program import Conv, output_hw
+from csbench.graph.program import Conv
 from csbench.kernels.latency import launch
 from csbench.kernels.latency.io import Planes
 from csbench.kernels.latency.pack import Order
 from csbench.kernels.latency.plan import TILES, make_plan
 from csbench.kernels.latency.vectors import Vectors
 from csbench.sparse.patterns import for_spec
+from tests.backends.native import pruned
+from tests.backends.vector import shapes
 from tests.kernels.host import host
 from tests.kernels.latency import meaning
 
@@ -45,19 +47,12 @@ def _on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
 
 
-def layer(shape: str, pattern: str, *, residual: bool, seed: int = 0) -> Conv:
+def layer(shape: str, pattern: str, *, residual: bool) -> Conv:
     _, cin, size, cout, kernel, stride, dilation = WIDER if shape == "wider" else SHAPES[shape]
-    draw = torch.Generator().manual_seed(seed)
-    weight = torch.randn(cout, cin, kernel, kernel, generator=draw)
-    if pattern:
-        weight = weight * for_spec(parse(pattern)).mask(weight)
-    padding = (dilation * (kernel // 2),) * 2
-    out = output_hw((size, size), (kernel,) * 2, (stride,) * 2, padding, (dilation,) * 2)
-    return Conv(
-        "layer", weight, torch.randn(cout, generator=draw), (stride,) * 2, padding,
-        (dilation,) * 2, 1, "relu", residual, (cin, size, size), (cout, *out),
-        parse(pattern) if pattern else None,
+    conv = shapes.layer(
+        cin, cout, (size, size), kernel, stride, dilation, residual=residual
     )  # fmt: skip
+    return pruned(conv, parse(pattern)) if pattern else conv
 
 
 def prepared(conv: Conv, images: int, split: bool, out_order: Order | None) -> Prepared:

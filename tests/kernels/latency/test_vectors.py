@@ -6,16 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from csbench.backends.vector.units import from_dense, from_vectors
-from csbench.core.pattern import parse
 from csbench.kernels.gather.pack import Units
 from csbench.kernels.latency import plan as plans
 from csbench.kernels.latency.deal import deal
 from csbench.kernels.latency.pack import VECTORS, Order
 from csbench.kernels.latency.plan import Shape
 from csbench.kernels.latency.vectors import pack_vectors
-from csbench.sparse.formats import VectorPacked
-from csbench.sparse.patterns import for_spec
+from tests.backends.vector.shapes import units_of
 from tests.kernels.latency.meaning import decoded_vectors
 
 SPECS = ["dense", "ovw:32@50%", "shfl-bw:32@75%", "ovw:64@93.75%"]
@@ -23,14 +20,7 @@ SPECS = ["dense", "ovw:32@50%", "shfl-bw:32@75%", "ovw:64@93.75%"]
 
 def layer(spec: str, cout: int = 128, cin: int = 160, kernel: int = 3) -> tuple[Tensor, Units]:
     """A weight under a pattern, and its units."""
-    weight = torch.randn(cout, cin, kernel, kernel)
-    if spec == "dense":
-        return weight, from_dense(weight)
-    pattern = for_spec(parse(spec))
-    weight = weight * pattern.mask(weight)
-    packed = pattern.pack(weight)
-    assert isinstance(packed, VectorPacked)
-    return weight, from_vectors(packed)
+    return units_of(torch.randn(cout, cin, kernel, kernel), spec)
 
 
 def shape(cin_size: int, cout: int, kernel: int, stride: int, dilation: int = 1) -> Shape:
