@@ -32,8 +32,8 @@ Options = dict[str, str | int | bool | Callable[..., Any]]
 # choose the layout of the weights.
 PLAIN: Options = {"freezing": True, "triton.cudagraphs": False}
 # max-autotune: minutes for a network on a GPU.
-_MOST = 2**20  # compilations of one function
 OPTIONS: Options = {**PLAIN, "max_autotune": True, "coordinate_descent_tuning": True}
+_MOST = 2**20  # compilations of one function
 
 
 class Inductor:
@@ -161,20 +161,16 @@ def _in_layout(
 
     enter = alike(lambda t: t.to(kind).contiguous(memory_format=memory))
     own = enter(*given)
-    with _without_limit():
-        run(*own)
+    _lift_limits()
+    run(*own)
     return Inside(enter, run, as_it_is), own
 
 
-def _without_limit() -> contextlib.AbstractContextManager[object]:
-    """However often the same code was compiled in this process, for other networks and shapes.
+def _lift_limits() -> None:
+    """Compile the same code however often, for other networks, shapes and settings.
 
-    Past its limit torch would go on without compiling, and say so in a warning only.
+    Past its limit torch would go on without compiling, and say so in a warning only. For the rest
+    of the process, since a later call compiles too where torch's own settings changed.
     """
-    limits = {
-        name: _MOST
-        for name in ("recompile_limit", "accumulated_recompile_limit")
-        if hasattr(torch._dynamo.config, name)  # older: cache_size_limit
-    } or {"cache_size_limit": _MOST, "accumulated_cache_size_limit": _MOST}
-    patched: contextlib.AbstractContextManager[object] = torch._dynamo.config.patch(limits)
-    return patched
+    settings: Any = torch._dynamo.config
+    settings.cache_size_limit = settings.accumulated_cache_size_limit = _MOST
