@@ -37,8 +37,8 @@ SELECTION = {
     "cutlass/persistent.cu": ("test_block_cutlass.py", "test_persistent and ragged"),
     "gather/conv.cu": ("test_gather.py", "test_every_plan and 80x48x3x3 and (fp32 or fp16)"),
     "gather/conv.cu, windows": ("test_gather.py", "test_every_plan and 160x70 and fp32"),
-    # By wgmma, with warps that only copy.
-    "gather/conv.cu, together": ("test_gather.py", "test_every_plan and 250x40x3x3 and fp16"),
+    # By wgmma, with a warp that only copies.
+    "gather/conv.cu, together": ("test_gather.py", "test_four_warps and True"),
     "gather/conv.cu, unfolding": ("test_gather.py", "test_every_plan_leaves and fp16"),
     "gather/io.cu, window.cu": (
         "test_gather.py",
@@ -58,7 +58,7 @@ SELECTION = {
         "test_csr.py",
         "(test_every_width and residual and fp32) or (test_every_timed and image and fp16)",
     ),
-    "training/sr_ste.cu": ("test_sr_ste.py", ""),
+    "training/sr_ste.cu": ("test_sr_ste.py", "5:12 or equal_weights or another_order"),
 }
 
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")

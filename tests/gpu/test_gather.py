@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -23,7 +23,7 @@ from csbench.graph.program import Conv, Program
 from csbench.kernels import nvrtc
 from csbench.kernels.gather import io
 from csbench.kernels.gather.layout import Unfolding
-from csbench.kernels.gather.tile import options
+from csbench.kernels.gather.tile import Tile, options
 from csbench.kernels.wgmma import launch as wgmma
 from csbench.models import build, calibrate
 from csbench.sparse.network import sparsify_state
@@ -92,7 +92,18 @@ def names(value: object) -> str:
 def test_every_plan_on_awkward_shapes(
     poisoned: None, batch: int, conv: Conv, spec: str, dtype: str
 ) -> None:
-    conv, kind = pruned(conv, spec), kind_of(dtype)
+    check(pruned(conv, spec), batch, dtype, lambda tile: True)
+
+
+@pytest.mark.parametrize("copying", [False, True])
+def test_four_warps_that_multiply_a_unit_by_wgmma(poisoned: None, copying: bool) -> None:
+    conv = pruned(layer(40, 250, (14, 13), kernel=3, residual=True), "ovw:32@75%")
+    check(conv, 64, "fp16", lambda tile: tile.together and tile.copying == copying)
+
+
+def check(conv: Conv, batch: int, dtype: str, wanted: Callable[[Tile], bool]) -> None:
+    """Every plan with a wanted tile is right, twice the same."""
+    kind = kind_of(dtype)
     scales = (64.0, 8.0, 32.0) if kind.planes == 2 else (1.0, 1.0, 1.0)
     gains = [torch.tensor(s, device="cuda") for s in scales]
     made = Layer(conv, units_of(conv), kind, batch, "cuda", scales)
@@ -102,7 +113,8 @@ def test_every_plan_on_awkward_shapes(
     pack = partial(io.pack, planes=kind.planes, bf16=kind.bf16)
     packed = pack(x.cuda(), gain=gains[0])
     added = None if residual is None else pack(residual.cuda(), gain=gains[1])
-    plans = made.plans
+    plans = {name: plan for name, plan in made.plans.items() if wanted(plan.tile)}
+    assert plans
     swizzled = made.geometry.swizzled
     nvrtc.compile_all(
         ("gather/conv.cu", options(kind, plan.tile, swizzled, False)) for plan in plans.values()
