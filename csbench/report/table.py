@@ -165,14 +165,25 @@ class Table:
 
     def decimals(self, position: int) -> int:
         """Decimals of a column: as given, or such that every ± shows one or two digits; of a ratio
-        two at least, for 0.966 is not 1.0 however wide another row's interval is."""
+        two at least, for 0.966 is not 1.0 however wide another row's interval is. One more where
+        an interval without 1 would look as if it ended there."""
         column = self.columns[position]
         if column.decimals is not None:
             return column.decimals
         least = 2 if column.unit == "×" else 1
         widths = [row[position].half_width for row in self.rows]
         needed = [_decimals(width) for width in widths if width]
-        return min(max([least, *needed]) if needed else 2, _MOST_DECIMALS)
+        enough = min(max([least, *needed]) if needed else 2, _MOST_DECIMALS)
+        cells = (row[position] for row in self.rows)
+        short = column.unit == "×" and any(_seems_to_reach_one(cell, enough) for cell in cells)
+        return enough + short
+
+
+def _seems_to_reach_one(cell: Cell, decimals: int) -> bool:
+    """Whether so few decimals show an end of the interval as 1, which the interval lacks."""
+    if cell.low is None or cell.high is None or cell.low <= 1 <= cell.high:
+        return False
+    return 1 in (round(cell.low, decimals), round(cell.high, decimals))
 
 
 def _decimals(half_width: float) -> int:

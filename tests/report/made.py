@@ -166,7 +166,7 @@ def compared_records() -> list[Record]:
         kept = 1 - sparsity
         found += [
             record(sparsity, 0.2 + 0.4 * kept, pattern=f"cs:{m}", backend="cs", **beside),
-            record(sparsity, 0.201 + 0.4 * kept, pattern=f"nm:1:{m}", backend="nm", **beside),
+            record(sparsity, 0.2005 + 0.4 * kept, pattern=f"nm:1:{m}", backend="nm", **beside),
             record(sparsity, 0.3 + 0.6 * kept, pattern=f"nm:1:{m}", backend="nm-slow", **beside),
             record(sparsity, 1.65, pattern=f"cs:{m}", backend="masked", layers=ran_dense, **beside),
             record(

@@ -56,7 +56,7 @@ def test_what_multiplied_zeros_never_stands_for_a_pattern_that_ran() -> None:
 
 def test_patterns_that_are_tied_are_both_marked() -> None:
     made = table()
-    tied = [cell(made, line, "speedup").tied for line in made.groups[2].rows]
+    tied = [cell(made, line, "time_ms").tied for line in made.groups[2].rows]
     assert tied == [True, False, True]
 
 
@@ -142,3 +142,15 @@ def test_patterns_that_a_group_lacks_are_named() -> None:
     assert notes([*half, *other]) == ["Not measured, so not compared: nm at any sparsity."]
     failed = record(0.5, pattern="nm:1:2", backend="b", dtype="fp16", status="oom")
     assert notes([*half, *other, failed]) == []
+
+
+def test_bold_goes_by_time_and_a_baseline_that_differs_is_said() -> None:
+    """Rows of other sittings have other baselines: the larger ratio may be the longer time."""
+    lines = [
+        record(0.5, 1.0, 4.0, pattern="cs:2", backend="cs"),
+        record(0.5, 0.9, 3.5, pattern="nm:1:2", backend="nm"),
+    ]
+    (made,) = tables(lines, "comparison")
+    marked = {value(made, line, "pattern"): cell(made, line, "time_ms").tied for line in made.rows}
+    assert marked == {"cs:2": False, "nm:1:2": True}
+    assert any("cudnn took 3.5" in note for note in made.notes)

@@ -38,6 +38,13 @@ def test_a_ratio_near_one_is_never_rounded_to_it() -> None:
     assert column(wide, unit="ms") == ["1.0"]
 
 
+def test_an_interval_without_one_never_seems_to_end_there() -> None:
+    short = Cell(0.9992, 0.9987, 0.9997)
+    assert column(short, unit="×", interval="range") == ["0.9992 [0.9987, 0.9997]"]
+    assert column(Cell(1.0, 0.9987, 1.0003), unit="×") == ["1.000"]
+    assert column(short, unit="ms") == ["0.999"]
+
+
 def test_decimals_are_one_number_a_column() -> None:
     words = column(Cell(1.5, 1.496, 1.504), Cell(20.25, 20.0, 20.5), interval="half")
     assert words == [f"{PAD}1.500 ±0.004", "20.250 ±0.250"]

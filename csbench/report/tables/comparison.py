@@ -11,10 +11,11 @@ from csbench.core.pattern import BUILT_IN
 from csbench.report.provenance import Source
 from csbench.report.rows import Row
 from csbench.report.table import CODES, Cells, Table, groups_of, hide_empty, mark_ties
-from csbench.report.tables.cells import percent, shape, speedup_cell
+from csbench.report.tables.cells import baseline_cell, percent, shape, time_cell
 from csbench.report.tables.inference import cells, columns, notes
 
 NAME = "comparison"
+_SAME = 0.01  # baselines that differ by less are the same to a reader
 _NEAR = 0.005  # a checkpoint of whole blocks seldom has exactly 75 %
 
 
@@ -96,7 +97,7 @@ def _table(rows: list[Row], patterns: Iterable[str], source: Source) -> Table:
     lines: list[tuple[str, Cells]] = []
     for title, part in groupby(fastest(rows), lambda found: _title(found[0])):
         rivals = list(part)
-        best = mark_ties([speedup_cell(row, row.speedup) for row, _ in rivals], "high")
+        best = mark_ties([time_cell(row) for row, _ in rivals], "low")
         lines += [
             (title, cells(row, cell, _beside(others)))
             for (row, others), cell in zip(rivals, best, strict=True)
@@ -109,9 +110,18 @@ def _table(rows: list[Row], patterns: Iterable[str], source: Source) -> Table:
         columns=columns(case.baseline, rows),
         groups=groups_of(lines),
         provenance=source.of(rows),
-        notes=(*_not_measured(rows, patterns), *notes(rows)),
+        notes=(*_baselines(rows), *_not_measured(rows, patterns), *notes(rows)),
     )
     return hide_empty(table)
+
+
+def _baselines(rows: Iterable[Row]) -> tuple[str, ...]:
+    """How far the baseline differs between the runs of rows that are compared by their times."""
+    found = [cell.number for row in rows if (cell := baseline_cell(row)).number is not None]
+    if not found or max(found) <= (1 + _SAME) * min(found):
+        return ()
+    said = f"took {min(found):.3f} to {max(found):.3f} ms"
+    return (f"Bold compares times: {next(iter(rows)).case.baseline} {said} beside these rows.",)
 
 
 def _not_measured(rows: Iterable[Row], patterns: Iterable[str]) -> tuple[str, ...]:

@@ -29,7 +29,6 @@ from csbench.report.tables.cells import (
     shape,
     share_cell,
     sparsity_cells,
-    speedup_cell,
     time_cell,
     weights_cell,
 )
@@ -71,8 +70,8 @@ def _table(everything: list[Row], source: Source, told: Collection[str]) -> Tabl
         return f"{words}, {percent(case.sparsity)}" if many else words
 
     lines = [
-        (title_of(row), cells(row, speedup))
-        for row, speedup in _marked(everything)
+        (title_of(row), cells(row, time))
+        for row, time in _marked(everything)
         if row.record.key not in told
     ]
     titles = {title for title, _ in lines}
@@ -94,12 +93,12 @@ def _table(everything: list[Row], source: Source, told: Collection[str]) -> Tabl
 
 
 def _marked(rows: Sequence[Row]) -> list[tuple[Row, Cell]]:
-    """In the table's order, each row with its speed-up over the baseline; of those that share a
-    setting and a sparsity the best is marked, and what is tied with it."""
+    """In the table's order, each row with its time; of those that share a setting and a sparsity
+    the best is marked, and what is tied with it."""
     found: list[tuple[Row, Cell]] = []
     for _, part in groupby(sorted(rows, key=_row_key), lambda row: _row_key(row)[:3]):
         rivals = list(part)
-        best = mark_ties([speedup_cell(row, row.speedup) for row in rivals], "high")
+        best = mark_ties([time_cell(row) for row in rivals], "low")
         found += zip(rivals, best, strict=True)
     return found
 
@@ -159,8 +158,8 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
     return (*conditions(rows), *energy, *dense_notes(rows))
 
 
-def cells(row: Row, speedup: Cell, beside: str | None = None) -> Cells:
-    """A line of the table; `beside` is a note on the backend."""
+def cells(row: Row, time: Cell, beside: str | None = None) -> Cells:
+    """A line of the table; `time` may be marked, `beside` is a note on the backend."""
     case = row.case
     return (
         Cell(case.model),
@@ -176,7 +175,7 @@ def cells(row: Row, speedup: Cell, beside: str | None = None) -> Cells:
         error_cell(row),
         Cell(case.baseline),
         baseline_cell(row),
-        time_cell(row),
+        time,
         *energy_cells(row),
-        *speedup_cells(row, speedup),
+        *speedup_cells(row),
     )
