@@ -10,11 +10,12 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from csbench.backends.base import TORCH_DTYPE, Backend, Inside, LoweredConv
+from csbench.backends.base import Backend, Inside, LoweredConv
 from csbench.bench.capture import Inputs, Replay
 from csbench.bench.check import Reference
 from csbench.bench.limits import Ceilings, floor_ms
 from csbench.bench.network import lower_layer, lower_network
+from csbench.bench.traffic import activation_bytes
 from csbench.bench.weights import Weights
 from csbench.core.case import Case
 from csbench.core.record import LayerReport
@@ -115,14 +116,6 @@ def _normal(seed: int, sizes: tuple[tuple[int, ...], ...]) -> Inputs:
     again, which at a large batch takes longer than it takes to time them."""
     draw = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(size, generator=draw) for size in sizes)
-
-
-def activation_bytes(conv: Conv, case: Case) -> int:
-    """Bytes of a layer's input, output and residual, each once."""
-    values = sum(c * h * w for c, h, w in (conv.input_size, conv.output_size))
-    if conv.residual:
-        values += conv.output_size[0] * conv.output_size[1] * conv.output_size[2]
-    return case.batch * values * TORCH_DTYPE[case.dtype].itemsize
 
 
 def _named(weights: Weights, name: str | None) -> Conv:

@@ -1,4 +1,4 @@
-"""Bytes that must cross a GPU's memory at every run, because its cache cannot hold them."""
+"""Bytes of activations: what a layer needs, and what no cache can keep from crossing memory."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def least_bytes(
     return max(0, each * read - kept) + weights + max(0, each * written - cache_bytes)
 
 
+def activation_bytes(conv: Conv, case: Case) -> int:
+    """Bytes of what a layer needs of its input, of its output and residual, each once."""
+    values = _read(conv) + math.prod(conv.output_size) * (1 + conv.residual)
+    return case.batch * values * TORCH_DTYPE[case.dtype].itemsize
+
+
 def _values(subject: Program | Conv) -> tuple[int, int]:
     """Numbers that one image makes a network or a layer read and write."""
     if isinstance(subject, Program):
@@ -45,7 +51,7 @@ def _values(subject: Program | Conv) -> tuple[int, int]:
 
 
 def _read(conv: Conv) -> int:
-    """Numbers of the input that a weight other than zero meets.
+    """Numbers of one image's input that a weight other than zero meets.
 
     A window narrower than its stride steps over pixels; a sparse layer may need no number of a
     whole channel.

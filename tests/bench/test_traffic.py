@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from csbench.bench.traffic import least_bytes
+from csbench.bench.traffic import activation_bytes, least_bytes
 from csbench.core.case import Case, CheckpointRef
 from csbench.core.record import LayerReport
 from csbench.graph.program import Conv, Program
@@ -40,6 +40,13 @@ def cold(layer: Conv, cache_bytes: int = 0, dtype: str = "fp32") -> int:
 
 
 FULL = 2 * 16 * 64 * 4  # input or output of both images
+
+
+def test_a_layer_needs_what_its_windows_meet_its_output_and_residual() -> None:
+    assert activation_bytes(conv(), case()) == 2 * FULL
+    assert activation_bytes(conv(residual=True), case("fp16")) == 3 * FULL // 2
+    assert activation_bytes(conv(stride=2, out=4), case()) == FULL // 4 + FULL // 4
+    assert activation_bytes(conv(window=3, stride=2, out=4), case()) == FULL + FULL // 4
 
 
 def test_with_cold_caches_input_weights_and_output_cross_memory() -> None:
