@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from csbench import __version__
+from csbench.backends.tensorrt import release
 
 GIB = 2**30
 LEAST_DISK = 2 * GIB  # compiled kernels, checkpoints and records of a whole table
@@ -25,7 +26,7 @@ OUTPUT = Path("csbench-results")
 OPTIONAL = {
     "triton": ("the inductor baseline on GPUs", "pip install 'csbench[gpu]'"),
     "matplotlib": ("figures in reports", "pip install 'csbench[plots]'"),
-    "tensorrt": ("the tensorrt backend", "pip install tensorrt"),
+    "tensorrt": ("the tensorrt backend", release.INSTALL),
     "torchvision": ("models named torchvision:NAME", "pip install torchvision"),
     "timm": ("models named timm:NAME", "pip install timm"),
 }
@@ -167,8 +168,13 @@ def _extras() -> Iterator[Line]:
     for package, (purpose, get) in OPTIONAL.items():
         if importlib.util.find_spec(package) is None:
             yield missing(package, f"optional, for {purpose}", get)
+            continue
+        version = importlib.metadata.version(package)
+        lack = release.why_not(version) if package == "tensorrt" else None
+        if lack is None:
+            yield ok(package, version)
         else:
-            yield ok(package, importlib.metadata.version(package))
+            yield missing(package, f"optional, for {purpose}: {lack}", get)
 
 
 def _backends() -> Iterator[Line]:

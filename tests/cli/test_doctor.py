@@ -58,6 +58,27 @@ def test_a_full_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert "a whole table needs" in str(lines(capsys)["output"][0]["detail"])
 
 
+@pytest.mark.parametrize(
+    ("version", "status", "part"),
+    [
+        ("10.16.1.11", "ok", "10.16.1.11"),
+        ("11.4.0.106", "missing", "for the tensorrt backend: tensorrt 11.4.0.106 is too new"),
+        (None, "missing", "optional, for the tensorrt backend"),
+    ],
+)
+def test_a_release_of_tensorrt_that_cannot_be_used_is_no_ok(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    version: str | None, status: str, part: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(doctor, "CHECKS", (doctor._extras,))
+    monkeypatch.setattr(doctor, "OPTIONAL", {"tensorrt": doctor.OPTIONAL["tensorrt"]})
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: version)
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: version)
+    (line,) = lines(capsys)["tensorrt"]
+    assert line["status"] == status and part in str(line["detail"])
+    assert line["get"] == (None if status == "ok" else "pip install 'tensorrt>=10,<11'")
+
+
 def test_without_any_dense_backend_it_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

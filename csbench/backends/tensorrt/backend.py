@@ -8,13 +8,12 @@ import importlib.util
 import torch
 
 from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork
+from csbench.backends.tensorrt import release
 from csbench.backends.tensorrt.engine import Engine
 from csbench.core.case import DTYPES, Case
 from csbench.core.record import LayerReport
 from csbench.graph.program import Conv, Program
 from csbench.kernels import two_of_four
-
-_OLDEST = 10
 
 
 class TensorRt:
@@ -30,13 +29,11 @@ class TensorRt:
 
     def missing(self, device: str) -> str | None:
         if importlib.util.find_spec("tensorrt") is None:
-            return "no tensorrt; pip install tensorrt"
+            return f"no tensorrt; {release.INSTALL}"
         if not torch.cuda.is_available():
             return "no CUDA device"
-        version = str(importlib.import_module("tensorrt").__version__)
-        if int(version.partition(".")[0]) < _OLDEST:
-            return f"tensorrt {version} is too old; pip install 'tensorrt>={_OLDEST}'"
-        return None
+        lack = release.why_not(str(importlib.import_module("tensorrt").__version__))
+        return None if lack is None else f"{lack}; {release.INSTALL}"
 
     def why_not(self, conv: Conv, case: Case) -> str | None:
         if conv.pattern is not None and not two_of_four.fits(conv.weight):

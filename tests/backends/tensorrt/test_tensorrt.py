@@ -145,10 +145,16 @@ def test_what_is_missing_says_how_to_get_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert TensorRt().missing("cuda") is None
+    trt.__version__ = "10.16.1.11"
+    assert TensorRt().missing("cuda") is None
     trt.__version__ = "8.6.1"
-    assert TensorRt().missing("cuda") == "tensorrt 8.6.1 is too old; pip install 'tensorrt>=10'"
+    install = "pip install 'tensorrt>=10,<11'"
+    assert TensorRt().missing("cuda") == f"tensorrt 8.6.1 is too old; {install}"
+    trt.__version__ = "11.4.0.106"
+    too_new = "is too new (it has no precision flags)"
+    assert TensorRt().missing("cuda") == f"tensorrt 11.4.0.106 {too_new}; {install}"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert TensorRt().missing("cuda") == "no tensorrt; pip install tensorrt"
+    assert TensorRt().missing("cuda") == f"no tensorrt; {install}"
 
 
 def test_weights_that_are_not_2_4_are_refused_with_the_reason() -> None:
