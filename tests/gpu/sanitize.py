@@ -53,7 +53,12 @@ SELECTION = {
     ),
     "wgmma/conv.cu, io.cu": ("test_cs_throughput.py", "test_every_tile and 80x48x3x3"),
     "wgmma/halo.cu": ("test_cs_throughput.py", "test_every_tile and 64x48x3x3"),
-    "wgmma/stem.cu": ("test_cs_throughput.py", "test_first_layers and size1 and (fp32 or bf16)"),
+    "wgmma/stem.cu": ("test_cs_throughput.py", "test_first_layers and size3 and (fp32 or bf16)"),
+    "wgmma/stem_pool.cu": (
+        "test_cs_throughput.py",
+        "test_first_layers and size1 and (fp32 or bf16)",
+    ),
+    "cusparselt/windows.cu": ("test_nm.py", "test_windows"),
     "csr/staged.cu, direct.cu": (
         "test_csr.py",
         "(test_every_width and residual and fp32) or (test_every_timed and image and fp16)",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 
 from csbench.backends.base import TORCH_DTYPE, Backend, NetworkBackend
 from csbench.backends.nm.backend import Nm
@@ -19,6 +20,7 @@ from csbench.graph import reference, trace
 from csbench.graph.attach import attach
 from csbench.graph.program import Conv, Program, output_hw
 from csbench.kernels.cusparselt.product import Algorithm, Plan, Problem
+from csbench.kernels.cusparselt.windows import Windows, side_by_side
 from csbench.models import build, calibrate
 from csbench.sparse.network import sparsify_state
 from csbench.sparse.patterns import for_spec
@@ -62,6 +64,28 @@ def check_network(backend: NetworkBackend, pattern: str, dtype: str, batch: int)
     with poisoned_memory():
         out = network(x.cuda())
     assert reference.relative_error(out, reference.run(program, x)) < NETWORK_TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "tf32"])
+@pytest.mark.parametrize(
+    ("channels", "taps", "stride", "padding", "dilation"),
+    [(8, 3, 1, 1, 1), (40, 3, 2, 1, 1), (264, 1, 2, 0, 1), (24, 3, 1, 2, 2)],
+)
+def test_windows_side_by_side(
+    channels: int, taps: int, stride: int, padding: int, dilation: int, dtype: str
+) -> None:
+    size = (9, 7)
+    out = output_hw(size, (taps, taps), *((n, n) for n in (stride, padding, dilation)))
+    x = torch.randn(2, channels, *size).to(TORCH_DTYPE[dtype])
+    columns = F.unfold(x.float(), taps, dilation, padding, stride)  # [2, channels * taps^2, pixels]
+    expected = columns.unflatten(1, (channels, -1)).permute(0, 3, 2, 1).flatten(2).flatten(0, 1)
+    rows, padded = len(expected), len(expected) + 5
+    pairs = ((n, n) for n in (stride, padding, dilation))
+    with poisoned_memory():
+        windows = Windows((taps, taps), out, *pairs, padded)
+        found = side_by_side(x.cuda().permute(0, 2, 3, 1).contiguous(), windows).cpu().float()
+    assert torch.equal(found[:rows], expected)
+    assert not found[rows:].any()
 
 
 @pytest.mark.parametrize("batch", [1, 40])
