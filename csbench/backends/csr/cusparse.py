@@ -9,6 +9,8 @@ from torch import Tensor
 
 from csbench.graph.program import Activation, Conv
 
+_MOST = 2**31  # weights, which int32 counts
+
 
 class CuSparse:
     """CSR weights times the pixels of all images; bias, residual and activation follow."""
@@ -17,15 +19,15 @@ class CuSparse:
         self.conv = conv
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR tensors a beta
-            self.matrix = conv.weight.flatten(1).to_sparse_csr().to(device)
+            self.matrix = _with_short_indices(conv.weight.flatten(1).to_sparse_csr(), device)
         self.bias = conv.bias.to(device).view(-1, 1, 1)
 
     def __str__(self) -> str:
-        return "cuSPARSE"
+        return "cuSPARSE, int32 indices"
 
     @property
     def bytes(self) -> int:
-        """Values and indices, which torch keeps in 8 bytes."""
+        """Values and indices, 4 bytes each."""
         parts = (self.matrix.values(), self.matrix.col_indices(), self.matrix.crow_indices())
         return sum(t.numel() * t.element_size() for t in parts)
 
@@ -41,9 +43,21 @@ class CuSparse:
 
 
 def fits(conv: Conv, dtype: torch.dtype) -> bool:
-    """Whether the layer is such a product."""
+    """Whether the layer is such a product.
+
+    Not in fp16 and bf16: there two images share a word, which would have to be taken apart before
+    a product of plain tensors and put together again behind it. That was never tried.
+    """
     pointwise = tuple(conv.weight.shape[2:]) == (1, 1) and conv.padding == (0, 0)
-    return pointwise and dtype == torch.float32
+    return pointwise and dtype == torch.float32 and conv.weight.numel() < _MOST
+
+
+def _with_short_indices(matrix: Tensor, device: str) -> Tensor:
+    """The same CSR matrix on a device with int32 indices, half of what torch makes."""
+    rows, columns = (
+        index.to(device, torch.int32) for index in (matrix.crow_indices(), matrix.col_indices())
+    )
+    return torch.sparse_csr_tensor(rows, columns, matrix.values().to(device), matrix.shape)
 
 
 def _activated(y: Tensor, activation: Activation) -> Tensor:
