@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -27,20 +26,21 @@ def page(panels: Sequence[Sequence[Row]]) -> Figure:
     down = -(-len(panels) // across)
     drawn = looks(runners(panels))
     common, own = titles(panels)
-    title, handles, ncols = fill(common, _LETTERS * across), _handles(drawn), 1 + across
+    title, handles, ncols = _wrapped(common, across), _handles(drawn), 1 + across
     above = title.count("\n") + 1 - (-len(handles) // ncols)
     size = (across * _COLUMN, down * _HEIGHT + above * _LINE)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     for axes, panel, name in zip(grid.flat, panels, own, strict=False):
         draw_panel(axes, panel, drawn)
-        axes.set_title(name, pad=3)
+        axes.set_title(_wrapped(name), pad=3)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    figure.legend(
+    legend = figure.legend(
         handles=handles, loc="outside upper center", ncols=ncols, title=title, frameon=False,
         handlelength=3.6, columnspacing=1.2, handletextpad=0.6,
     )  # fmt: skip
+    legend.get_title().set_multialignment("center")
     return figure
 
 
@@ -65,6 +65,19 @@ def _words(row: Row) -> tuple[str, ...]:
         case.model, f"input {shape(case.input)}", f"batch {case.batch}", case.dtype, row.device,
         f"baseline {case.baseline}",
     )  # fmt: skip
+
+
+def _wrapped(title: str, columns: int = 1) -> str:
+    """A title in lines that end after a comma, none wider than the columns."""
+    lines = [""]
+    for word in title.split(", "):
+        longer = f"{lines[-1]}, {word}" if lines[-1] else word
+        if lines[-1] and len(longer) > _LETTERS * columns:
+            lines[-1] += ","
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
 
 
 def _handles(drawn: Mapping[tuple[str, str], Look]) -> list[Any]:

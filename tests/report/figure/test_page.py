@@ -35,3 +35,9 @@ def test_the_legend_has_each_line_once_under_the_title() -> None:
         "dense, named beside",
     ]  # fmt: skip
     assert legend.get_title().get_text() == "resnet50, input 3x224x224, fp32, Test GPU 80GB"
+
+
+def test_a_title_too_long_for_its_column_breaks_after_a_comma() -> None:
+    (legend,) = page(panels(rows(compared_records()))).legends
+    title = legend.get_title().get_text()
+    assert title == "resnet50, input 3x224x224, batch 1, fp32,\nTest GPU 80GB"
