@@ -86,7 +86,8 @@ class Layer:
         }
         self.chosen = Choice(next(iter(self.ways)), Algorithm(0))
         self.times: dict[str, float] = {}  # of all choices that ran, in milliseconds
-        self.crashed: Sequence[str] = ()  # choices that end a process
+        self.crashed: Sequence[str] = ()  # choices that ended a process
+        self.untried: Sequence[str] = ()  # whose algorithm ended one on another layer or way
         self._plans: dict[str, _Plans] = {}
 
     def choices(self, way: str) -> list[Choice]:
@@ -97,9 +98,9 @@ class Layer:
         count = min(plan.algorithms for plan in plans if plan is not None)
         return [Choice(way, Algorithm(n, split)) for n in range(count) for split in splits]
 
-    def take(self, times: dict[str, float], crashed: Sequence[str]) -> None:
+    def take(self, times: dict[str, float], crashed: Sequence[str], untried: Sequence[str]) -> None:
         """Run by the fastest of the timed choices from now on, and let go of all other ways."""
-        self.times, self.crashed = times, crashed
+        self.times, self.crashed, self.untried = times, crashed, untried
         self.chosen = parse(min(times, key=times.__getitem__))
         self.weights = {self.chosen.way: self.weights[self.chosen.way]}
         self._plans = {self.chosen.way: self._plan(self.chosen.way)}
@@ -155,8 +156,12 @@ class Layer:
     def label(self) -> str:
         """A short line for the records: what was chosen, and everything tried with its time."""
         tried = " ".join(f"{name}:{1e3 * ms:.1f}us" for name, ms in self.times.items())
-        crashed = f"; crashed {', '.join(self.crashed)}" if self.crashed else ""
-        return f"cuSPARSELt {self.chosen}; tried {tried}{crashed}"
+        label = f"cuSPARSELt {self.chosen}; tried {tried}"
+        if self.crashed:
+            label += f"; crashed {', '.join(self.crashed)}"
+        if self.untried:
+            label += f"; crashed on another layer or way, not tried {', '.join(self.untried)}"
+        return label
 
 
 def nhwc(x: Tensor, dtype: torch.dtype) -> Tensor:

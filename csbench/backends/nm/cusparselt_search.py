@@ -63,43 +63,51 @@ def choose(layer: Layer, trials: Trials) -> None:
     key = (
         "cusparselt", nvrtc.digest("cusparselt/windows.cu"), tuple(layer.ways.values()),
         tuple(conv.weight.shape), conv.activation, conv.residual, version,
-        "a plan for each algorithm",
+        "what crashed here and what elsewhere",
     )  # fmt: skip
     found: dict[str, Any] = search.remembered(key, lambda: _tried(layer, trials, version))
-    layer.take(found["times"], found["crashed"])
+    layer.take(found["times"], found["crashed"], found["untried"])
 
 
 def _tried(layer: Layer, trials: Trials, version: int) -> dict[str, Any]:
     """All algorithms of all ways; a way that the library refuses leaves the others."""
     times: dict[str, float] = {}
     crashed: list[str] = []
+    untried: list[str] = []
     why = ""
     for way in layer.ways.values():
         try:
-            fatal = _fatal(layer, way, trials, version)
+            fatal, here = _fatal(layer, way, trials, version)
             found = trials.tried(_wanted(layer, way), skip=fatal)
         except BackendError as error:
             why = str(error)
             continue
         times |= found.times
-        crashed += fatal + found.crashed
+        (crashed if here else untried).extend(fatal)
+        crashed += found.crashed
         why = found.why or why
     if not times:
-        why = why or f"{len(crashed)} algorithms crash"
+        why = why or f"{len(crashed) + len(untried)} algorithms crash"
         raise BackendError(f"cuSPARSELt refuses {layer.conv.describe()}: {why}")
-    return {"times": times, "crashed": crashed}
+    return {"times": times, "crashed": crashed, "untried": untried}
 
 
-def _fatal(layer: Layer, way: Way, trials: Trials, version: int) -> list[str]:
-    """What ended a process on the first layer that is numbered alike; each costs a second there."""
+def _fatal(layer: Layer, way: Way, trials: Trials, version: int) -> tuple[list[str], bool]:
+    """What ended a process on the first layer that is numbered alike, and whether this is it.
+
+    Each costs a second there.
+    """
     alike = (version, layer.dtype, way.problem.images > 1)
+    here = False
 
     def numbers() -> list[str]:
+        nonlocal here
+        here = True
         crashed = trials.tried(_wanted(layer, way)).crashed
         return [name.rpartition(" ")[2] for name in crashed]
 
     found: list[str] = search.remembered(("cusparselt crashes", *alike), numbers)
-    return [f"{way.name} {number}" for number in found]
+    return [f"{way.name} {number}" for number in found], here
 
 
 def _wanted(layer: Layer, way: Way) -> object:

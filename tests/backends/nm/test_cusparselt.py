@@ -195,15 +195,23 @@ def test_the_fastest_is_kept_and_all_are_told(residual: bool) -> None:
 def test_what_crashes_is_told_and_not_tried_on_other_layers(remembered: dict[str, object]) -> None:
     fatal = ["explicit 1", "by rows 0"]
     trials = InPlace(fatal)
-    for name in ("3x3", "3x3 dilated"):
+    elsewhere = "crashed on another layer or way, not tried"
+    for name, told in (("3x3", "crashed"), ("3x3 dilated", elsewhere)):
         made = Layer(LAYERS[name][0], case(dtype="tf32", batch=2))
         choose(made, trials)
-        assert made.crashed == fatal
-        assert made.label.endswith("by rows 1:9.0us; crashed explicit 1, by rows 0")
+        assert made.crashed == (fatal if name == "3x3" else [])
+        assert made.label.endswith(f"by rows 1:9.0us; {told} explicit 1, by rows 0")
     assert trials.asked == 4 + 2  # of each way what crashes, then for each layer
     choose(Layer(LAYERS["3x3"][0], case(dtype="tf32", batch=2)), trials)
     assert trials.asked == 4 + 2
     assert len(remembered) == 2 + 2
+
+
+@pytest.mark.usefixtures("exact", "remembered")
+def test_what_crashed_in_one_way_is_not_said_to_have_crashed_in_another() -> None:
+    made = Layer(LAYERS["3x3"][0], case(dtype="tf32", batch=1))  # neither way is batched
+    choose(made, InPlace(["explicit 0", "by rows 0"]))
+    assert (made.crashed, made.untried) == (["explicit 0"], ["by rows 0"])
 
 
 @pytest.mark.usefixtures("exact")
