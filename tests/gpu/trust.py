@@ -1,19 +1,22 @@
-"""Compare csbench's GPU clock with two independent timers on the same replays: a script, no test.
+"""Compare csbench's GPU clock with independent timers on the same replays: a script, no test.
 
     python tests/gpu/trust.py
 
 A row is a whole ResNet50 or one of its layers on one backend. Its time by csbench.bench.clocks
 stands beside the one by torch.utils.benchmark (host clock around synchronised batches of replays,
 caches as they are) and the one by triton.testing.do_bench (events around each replay, caches
-flushed before it). Exits with 1 where one of them differs by more than 2 %.
+flushed before it); where `pip install 'cuda-bench[cu13]'` was typed, also beside both of nvbench's.
+Exits with 1 where one of them differs by more than 2 %.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
@@ -21,6 +24,7 @@ from torch.utils.benchmark import Timer
 from triton.testing import do_bench
 
 from csbench.backends import registry
+from csbench.bench.capture import Replay
 from csbench.bench.clocks import CudaClock
 from csbench.bench.environment import full
 from csbench.bench.flush import flusher
@@ -42,10 +46,10 @@ BATCH_MS = 20.0  # of replays between two looks at the host's clock, which a syn
 
 
 class Row(NamedTuple):
-    """Milliseconds by each timer."""
+    """Milliseconds by each timer: csbench's, then another's, warm and cold."""
 
     case: Case
-    mode: str
+    replay: Replay
     warm: float
     host: float
     cold: float
@@ -56,19 +60,60 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Print the table."""
+    """Print a table for the two timers, and one for nvbench."""
     rows = list(_rows())
     env = full("cuda")
     print(
         f"{env['gpu']}, driver {env['driver']}, torch {env['torch']}, csbench {env['csbench']} "
         f"({env['commit']}); medians in ms\n"
     )
-    headers = ("subject", "backend", "precision", "batch", "mode", "csbench", "host clock", "ratio",
-               "csbench, cold", "do_bench", "ratio")  # fmt: skip
-    print(tabulate([_cells(row) for row in rows], headers, "github", disable_numparse=True))
-    worst = max(row.worst() for row in rows)
+    worst = _print(rows, "host clock", "do_bench")
+    if importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bench"):
+        print()
+        worst = max(worst, _print(_by_nvbench(rows), "nvbench, batch", "nvbench, cold"))
     print(f"\nlargest difference {worst:.2%}, allowed {MOST_APART:.0%}")
     sys.exit(int(worst > MOST_APART))
+
+
+def _print(rows: list[Row], warm: str, cold: str) -> float:
+    """A table of csbench's times beside two others; the largest difference."""
+    headers = ("subject", "backend", "precision", "batch", "mode", "csbench", warm, "ratio",
+               "csbench, cold", cold, "ratio")  # fmt: skip
+    print(tabulate([_cells(row) for row in rows], headers, "github", disable_numparse=True))
+    return max(row.worst() for row in rows)
+
+
+def _by_nvbench(rows: list[Row]) -> list[Row]:
+    """The same replays by nvbench: the mean of batches, the median of cold runs."""
+    from cuda import bench
+    from cuda.bench.results import BenchmarkResult
+
+    def register(name: str, replay: Replay) -> None:
+        def measure(state: Any) -> None:
+            def launch(what: Any) -> None:
+                stream = torch.cuda.ExternalStream(what.get_stream().addressof())  # type: ignore[no-untyped-call]
+                with torch.cuda.stream(stream):
+                    replay()
+
+            # So few that the queue of launches, which wait for the first, never fills up.
+            state.set_batch_target_time(0.01)
+            state.exec(launch)
+
+        bench.register(measure).set_name(name)
+
+    for number, row in enumerate(rows):
+        register(f"row {number}", row.replay)
+    with tempfile.TemporaryDirectory() as folder:
+        bench.run_all_benchmarks(["trust", "--quiet", "--jsonbin", f"{folder}/found.json"])
+        found = BenchmarkResult.from_json(f"{folder}/found.json")
+        states = [found[f"row {number}"][0] for number in range(len(rows))]
+        return [
+            row._replace(
+                host=1e3 * float(state.summaries["nv/batch/time/gpu/mean"].value),
+                flushed=1e3 * state.center(median),
+            )
+            for row, state in zip(rows, states, strict=True)
+        ]
 
 
 @torch.inference_mode()
@@ -87,7 +132,7 @@ def _rows() -> Iterator[Row]:
             warm = median(sample_alone(CudaClock(), replay, SAMPLES))
             cold = median(sample_alone(CudaClock(flusher("cuda")), replay, SAMPLES))
             flushed = do_bench(replay, warmup=100, rep=500, return_mode="median")
-            yield Row(case, replay.mode, warm, _host_ms(replay, warm), cold, flushed)
+            yield Row(case, replay, warm, _host_ms(replay, warm), cold, flushed)
 
 
 def _host_ms(run: Callable[[], None], about_ms: float) -> float:
@@ -106,7 +151,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     case = row.case
     return (
         case.layer or case.model, f"{case.backend} {100 * case.sparsity:g} %", case.dtype,
-        str(case.batch), row.mode, f"{row.warm:.4f}", f"{row.host:.4f}",
+        str(case.batch), row.replay.mode, f"{row.warm:.4f}", f"{row.host:.4f}",
         f"{row.host / row.warm:.4f}", f"{row.cold:.4f}", f"{row.flushed:.4f}",
         f"{row.flushed / row.cold:.4f}",
     )  # fmt: skip
