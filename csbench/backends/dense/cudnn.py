@@ -51,8 +51,11 @@ class Cudnn:
         Inside is the layout that is fastest without one.
         """
         key = ("cudnn layer and its inside", _SOURCE, key_of(conv, case))
-        found: dict[str, Choice] = search.remembered(key, partial(_choose_layouts, conv, case))
-        best = {f: Layer(conv, case, *choice).settled() for f, choice in found.items()}
+        answer = search.remembered(key, partial(_choose_layouts, conv, case))
+        found: dict[str, Choice] = {f: (layout, name) for f, (layout, name) in answer.items()}
+        # Each holds the weights: one for all that chose alike.
+        made = {choice: Layer(conv, case, *choice).settled() for choice in {*found.values()}}
+        best = {f: made[choice] for f, choice in found.items()}
         own = best[INSIDE]
 
         def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
