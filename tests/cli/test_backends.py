@@ -43,6 +43,16 @@ def test_the_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it has a GPU")
+def test_without_a_gpu_it_says_which_backends_need_hopper(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["backends", "list"]) == 0
+    plain = capsys.readouterr().out.splitlines()
+    named = {line.partition(" ")[0] for line in plain if "Hopper GPUs (H100, H200)" in line}
+    assert named == {"cs", "nm", "cs-dense", "block-cutlass", "ovw", "shfl-bw"}
+
+
 def test_precisions_that_one_device_lacks_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["backends", "list"]) == 0
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("block-original  ")]

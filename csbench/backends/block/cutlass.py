@@ -22,7 +22,8 @@ class BlockCutlass:
 
     def missing(self, device: str) -> str | None:
         if not torch.cuda.is_available():
-            return "no CUDA device; on a CPU the pattern runs by block-original"
+            hopper = "these kernels are for Hopper GPUs (H100, H200)"
+            return f"no CUDA device; {hopper}; on a CPU the pattern runs by block-original"
         if torch.cuda.get_device_capability()[0] != 9:
             return (
                 "its kernels need a Hopper GPU (compute capability 9.0); this is "

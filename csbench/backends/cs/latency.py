@@ -25,7 +25,7 @@ _SCALE = 4.0
 def missing() -> str | None:
     """What this machine lacks, and how to get it; None when ready."""
     if not torch.cuda.is_available():
-        return "no CUDA device"
+        return "no CUDA device; these kernels are for Hopper GPUs (H100, H200)"
     if torch.cuda.get_device_capability() < (9, 0):
         return "needs a GPU of compute capability 9.0 (Hopper), for its bulk copy engine"
     return nvrtc.missing()

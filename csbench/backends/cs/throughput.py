@@ -36,7 +36,8 @@ def why_not(conv: Conv, case: Case) -> str | None:
     reason = why_not_at_all(conv, case)
     if reason is None and conv.pattern is not None and not two_of_four.fits(_joined(conv).weight):
         pattern = conv.pattern.family
-        return f"sparse tensor cores take 2 of 4 neighbours; {pattern} keeps more of some"
+        more = f"{pattern} keeps more of some, and runs by --backend csr"
+        return f"sparse tensor cores take 2 of 4 neighbours; {more}"
     return reason
 
 

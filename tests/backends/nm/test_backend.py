@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from csbench.backends import registry
 from csbench.backends.cs import latency, throughput
 from csbench.backends.cs.latency_layer import Grouping, grouping
 from csbench.backends.nm.backend import Nm
@@ -40,7 +41,20 @@ def test_more_of_them_are_refused(kernels: object, pattern: str) -> None:
     carried = parse(pattern).at(parse(pattern).own_sparsity or 0.0)  # as networks carry it
     conv = dataclasses.replace(layer(pattern), pattern=carried)
     reason = kernels.why_not(conv, case(device="cuda", dtype="fp16"))  # type: ignore[attr-defined]
-    assert reason == f"sparse tensor cores take 2 of 4 neighbours; {pattern} keeps more of some"
+    refusal = f"sparse tensor cores take 2 of 4 neighbours; {pattern} keeps more of some"
+    assert reason is not None and reason.startswith(refusal)
+
+
+@pytest.mark.parametrize("pattern", ["nm:4:8", "nm:3:4"])
+def test_on_a_hopper_gpu_the_refusal_names_what_runs_the_pattern(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kernels in (latency, throughput):
+        monkeypatch.setattr(kernels, "missing", lambda: None)
+    reason = Nm().why_not(layer(pattern), case(device="cuda", dtype="fp16"))
+    assert reason is not None and reason.endswith(", and runs by --backend csr")
+    assert "nm" in registry.get("csr").patterns
+    assert registry.get("csr").why_not(layer(pattern), case(device="cuda", dtype="fp16")) is None
 
 
 @pytest.mark.parametrize(
@@ -58,4 +72,5 @@ def test_it_is_declared_for_gpus_and_nm_alone() -> None:
     backend = Nm()
     assert (backend.patterns, backend.devices) == ({"nm"}, {"cuda"})
     if not torch.cuda.is_available():
-        assert backend.missing("cuda") == "no CUDA device"
+        hopper = "these kernels are for Hopper GPUs (H100, H200)"
+        assert backend.missing("cuda") == f"no CUDA device; {hopper}"
