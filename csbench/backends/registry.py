@@ -32,6 +32,7 @@ BUILT_IN = {
     "nm-cusparselt": "csbench.backends.nm.cusparselt:NmCusparselt",
     "ovw": "csbench.backends.vector.backend:Ovw",
     "shfl-bw": "csbench.backends.vector.backend:ShflBw",
+    "block-vectors": "csbench.backends.vector.backend:BlockVectors",
     "csr": "csbench.backends.csr.backend:Csr",
     "cs-dense": "csbench.backends.dense.own:CsDense",
     "tensorrt": "csbench.backends.tensorrt.backend:TensorRt",

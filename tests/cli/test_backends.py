@@ -50,7 +50,7 @@ def test_without_a_gpu_it_says_which_backends_need_hopper(
     assert run(["backends", "list"]) == 0
     plain = capsys.readouterr().out.splitlines()
     named = {line.partition(" ")[0] for line in plain if "Hopper GPUs (H100, H200)" in line}
-    assert named == {"cs", "nm", "cs-dense", "block-cutlass", "ovw", "shfl-bw"}
+    assert named == {"cs", "nm", "cs-dense", "block-cutlass", "ovw", "shfl-bw", "block-vectors"}
 
 
 def test_precisions_that_one_device_lacks_are_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,7 @@ AWKWARD = [
     (8, layer(64, 64, (9, 8), kernel=3, padding=0), "ovw:32@50%"),
     (20, layer(130, 96, (6, 7), kernel=3, stride=2, residual=True), "ovw:16@93.75%"),
     (17, layer(64, 130, (5, 5), residual=True), "ovw:32@75%"),
+    (12, layer(48, 80, (7, 6), kernel=3, residual=True), "block:32x32@75%"),
     (64, layer(64, 256, (14, 14), residual=True), "ovw:32@50%"),
     (64, layer(128, 128, (12, 13), kernel=3), "ovw:32@93.75%"),
     (70, layer(256, 64, (7, 9), kernel=3, stride=2, residual=True), "ovw:64@75%"),

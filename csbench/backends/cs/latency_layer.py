@@ -25,7 +25,7 @@ from csbench.sparse.layout import group_geometry, to_groups
 
 _FEW_CHANNELS = 4  # a strided layer of so few reads windows of 2 x 4 pixels as channels
 _WINDOW, _ORIGIN = (2, 4), -2
-_OF_VECTORS = ("ovw", "shfl-bw")
+_OF_VECTORS = ("ovw", "shfl-bw", "block")
 
 
 class Grouping(NamedTuple):
@@ -66,7 +66,7 @@ class Kernelized:
 
 
 def grouping(conv: Conv) -> Grouping:
-    """How the kernels take the layer's pattern (`cs`, `nm`, `ovw`, `shfl-bw` or none)."""
+    """How the kernels take the layer's pattern (`cs`, `nm`, one of vectors, or none)."""
     if conv.pattern is None:
         return Grouping(1)
     if conv.pattern.name in _OF_VECTORS:
@@ -165,7 +165,7 @@ def _why_not_pattern(conv: Conv) -> str | None:
     if pattern is None or pattern.name in _OF_VECTORS:
         return None
     if pattern.name not in ("cs", "nm"):
-        return f"its pattern is {pattern}; the latency kernels take cs, nm:N:M, ovw and shfl-bw"
+        return f"its pattern is {pattern}; the latency kernels take cs, nm:N:M and vectors"
     n, m, span = group_geometry(pattern, cin)
     if cin % m or cin % span or m > 256:
         return f"{cin} input channels do not make groups of {pattern} (M at most 256)"

@@ -1,1 +1,1 @@
-"""Backends of weights whose output channels share columns: `ovw` and `shfl-bw`."""
+"""Backends of weights whose output channels share columns: `ovw`, `shfl-bw`, `block-vectors`."""

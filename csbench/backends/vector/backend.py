@@ -1,4 +1,5 @@
-"""`ovw` and `shfl-bw`: vectors of V output channels, by gathered channels on tensor cores."""
+"""`ovw`, `shfl-bw`, `block-vectors`: V output channels that keep the same columns, by gathered
+channels on tensor cores."""
 
 from __future__ import annotations
 
@@ -35,3 +36,11 @@ class ShflBw(Ovw):
 
     name = "shfl-bw"
     patterns = frozenset({"shfl-bw"})
+
+
+class BlockVectors(Ovw):
+    """The same kernels for blocks of V x C: their rows are vectors, whose kept columns come in
+    runs of C."""
+
+    name = "block-vectors"
+    patterns = frozenset({"block"})

@@ -1,4 +1,4 @@
-"""`ovw` and `shfl-bw` on a Hopper GPU: two sets of kernels, by the number of images.
+"""Vectors of output channels on a Hopper GPU: two sets of kernels, by the number of images.
 
 Below eight images `latency` takes the networks that it can (kernels/latency/vectors.cuh): launches
 and latency are the limit there. From eight on images are neighbours in memory, and `gather` reads a

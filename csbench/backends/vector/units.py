@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from csbench.core.pattern import PatternSpec
 from csbench.errors import PatternError
 from csbench.graph.program import Conv
 from csbench.kernels.gather.layout import EIGHT
 from csbench.kernels.gather.pack import UNITS, Units
-from csbench.sparse.formats import VectorPacked
+from csbench.sparse.formats import BlockPacked, VectorPacked
 from csbench.sparse.layout import as_matrix
 from csbench.sparse.patterns import for_spec
 
@@ -21,10 +22,18 @@ def units_of(conv: Conv) -> Units:
     """
     if conv.pattern is None:
         return from_dense(conv.weight)
-    packed = for_spec(conv.pattern).pack(conv.weight)
-    if not isinstance(packed, VectorPacked):
-        raise PatternError(f"pattern '{conv.pattern}' has no vectors; expected ovw:V or shfl-bw:V")
-    return from_vectors(packed)
+    return from_vectors(vectors_of(conv.weight, conv.pattern))
+
+
+def vectors_of(weight: Tensor, spec: PatternSpec) -> VectorPacked:
+    """Weights of a pattern whose output channels share columns, as vectors."""
+    packed = for_spec(spec).pack(weight)
+    if isinstance(packed, BlockPacked):  # the rows of a block keep the same columns
+        rows = torch.arange(len(weight), dtype=torch.int32)
+        return VectorPacked.pack(weight, packed.block[0], rows)
+    if isinstance(packed, VectorPacked):
+        return packed
+    raise PatternError(f"pattern '{spec}' has no vectors; expected ovw:V, shfl-bw:V or block:VxC")
 
 
 def from_vectors(packed: VectorPacked) -> Units:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from csbench.backends.vector.units import from_dense, from_vectors
+from csbench.backends.vector.units import from_dense, from_vectors, vectors_of
 from csbench.core.pattern import parse
 from csbench.graph.program import Activation, Conv, output_hw
 from csbench.kernels.gather.pack import Units
@@ -32,6 +32,6 @@ def units_of(weight: Tensor, spec: str) -> tuple[Tensor, Units]:
     """The pruned weight and its units."""
     if spec == "dense":
         return weight, from_dense(weight)
-    pattern = for_spec(parse(spec))
-    weight = weight * pattern.mask(weight)
-    return weight, from_vectors(pattern.pack(weight))
+    pattern = parse(spec)
+    weight = weight * for_spec(pattern).mask(weight)
+    return weight, from_vectors(vectors_of(weight, pattern))

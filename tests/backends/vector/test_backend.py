@@ -33,10 +33,12 @@ def case(pattern: str) -> Case:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["ovw", "shfl-bw"])
-def test_a_backend_runs_its_pattern_on_a_gpu_only(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "pattern"), [("ovw", "ovw"), ("shfl-bw", "shfl-bw"), ("block-vectors", "block")]
+)
+def test_a_backend_runs_its_pattern_on_a_gpu_only(name: str, pattern: str) -> None:
     backend = registry.get(name)
-    assert backend.patterns == {name}
+    assert backend.patterns == {pattern}
     assert backend.devices == {"cuda"}
 
 

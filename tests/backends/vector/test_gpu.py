@@ -62,7 +62,13 @@ def test_what_they_refuse_is_gathered(taken: list[Any]) -> None:
 @pytest.mark.parametrize("sparse", [True, False])
 @pytest.mark.parametrize(
     "pattern, batch, expected",
-    [("ovw:32@75%", 7, "latency"), ("ovw:32@75%", 8, "gather"), ("ovw:16@75%", 1, "gather")],
+    [
+        ("ovw:32@75%", 7, "latency"),
+        ("ovw:32@75%", 8, "gather"),
+        ("ovw:16@75%", 1, "gather"),
+        ("block:32x16@50%", 7, "latency"),
+        ("block:16x16@50%", 7, "gather"),
+    ],
 )
 def test_a_network_and_its_dense_twin_run_on_the_same(
     taken: list[Any], pattern: str, batch: int, expected: str, sparse: bool

@@ -49,6 +49,7 @@ def records(packed: Packed, size: int, planes: int, channels: int = 64) -> tuple
 
 SPECS = [
     "dense", "ovw:32@50%", "ovw:64@75%", "shfl-bw:16@87.5%", "ovw:8@93.75%", "ovw:12@75%",
+    "block:32x16@75%", "block:12x32@50%",
 ]  # fmt: skip
 
 

@@ -37,7 +37,9 @@ SHAPES = {
     "long K": (1, 320, 4, 96, 1, 1, 1),
 }
 WIDER = (1, 64, 7, 160, 1, 1, 1)
-PATTERNS = ("", "cs:2", "cs:4", "cs:16", "nm:2:4", "ovw:32@50%", "shfl-bw:32@93.75%")
+PATTERNS = (
+    "", "cs:2", "cs:4", "cs:16", "nm:2:4", "ovw:32@50%", "shfl-bw:32@93.75%", "block:32x16@75%",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
