@@ -10,9 +10,9 @@ from csbench.core.case import DTYPES
 from csbench.core.pattern import BUILT_IN
 from csbench.report.provenance import Source
 from csbench.report.rows import Row
-from csbench.report.table import CODES, Cells, Table, groups_of, hide_empty, mark_ties
-from csbench.report.tables.cells import baseline_cell, percent, shape, time_cell
-from csbench.report.tables.inference import cells, columns, notes
+from csbench.report.table import CODES, Cells, Table, groups_of, hide_empty
+from csbench.report.tables.cells import baseline_cell, percent, shape
+from csbench.report.tables.inference import best_times, cells, columns, notes
 
 NAME = "comparison"
 _SAME = 0.01  # baselines that differ by less are the same to a reader
@@ -97,7 +97,7 @@ def _table(rows: list[Row], patterns: Iterable[str], source: Source) -> Table:
     lines: list[tuple[str, Cells]] = []
     for title, part in groupby(fastest(rows), lambda found: _title(found[0])):
         rivals = list(part)
-        best = mark_ties([time_cell(row) for row, _ in rivals], "low")
+        best = best_times([row for row, _ in rivals])
         lines += [
             (title, cells(row, cell, _beside(others)))
             for (row, others), cell in zip(rivals, best, strict=True)
@@ -116,12 +116,12 @@ def _table(rows: list[Row], patterns: Iterable[str], source: Source) -> Table:
 
 
 def _baselines(rows: Iterable[Row]) -> tuple[str, ...]:
-    """How far the baseline differs between the runs of rows that are compared by their times."""
+    """How far the baseline differs between the runs of rows that are compared."""
     found = [cell.number for row in rows if (cell := baseline_cell(row)).number is not None]
     if not found or max(found) <= (1 + _SAME) * min(found):
         return ()
-    said = f"took {min(found):.3f} to {max(found):.3f} ms"
-    return (f"Bold compares times: {next(iter(rows)).case.baseline} {said} beside these rows.",)
+    said = f"{next(iter(rows)).case.baseline} took {min(found):.3f} to {max(found):.3f} ms"
+    return (f"{said} beside these rows: bold is the best by time or by speed-up.",)
 
 
 def _not_measured(rows: Iterable[Row], patterns: Iterable[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from csbench.report.provenance import Source
@@ -29,6 +30,7 @@ from csbench.report.tables.cells import (
     shape,
     share_cell,
     sparsity_cells,
+    speedup_cell,
     time_cell,
     weights_cell,
 )
@@ -98,9 +100,23 @@ def _marked(rows: Sequence[Row]) -> list[tuple[Row, Cell]]:
     found: list[tuple[Row, Cell]] = []
     for _, part in groupby(sorted(rows, key=_row_key), lambda row: _row_key(row)[:3]):
         rivals = list(part)
-        best = mark_ties([time_cell(row) for row in rivals], "low")
-        found += zip(rivals, best, strict=True)
+        found += zip(rivals, best_times(rivals), strict=True)
     return found
+
+
+def best_times(rows: Sequence[Row]) -> list[Cell]:
+    """The times of rows that share a setting; marked is the best by time or by speed-up, and what
+    is tied with it.
+
+    Rows of several sittings differ in their baselines. Where the machine was slower, the speed-up
+    is right; where the baseline had a bad day, the time is.
+    """
+    by_time = mark_ties([time_cell(row) for row in rows], "low")
+    by_speedup = mark_ties([speedup_cell(row, row.speedup) for row in rows], "high")
+    return [
+        replace(time, tied=time.tied or speedup.tied)
+        for time, speedup in zip(by_time, by_speedup, strict=True)
+    ]
 
 
 def _row_key(row: Row) -> tuple[object, ...]:
