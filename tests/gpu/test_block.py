@@ -15,7 +15,8 @@ from tests.gpu.shapes import AWKWARD, TOLERANCE, case, convolution, poisoned_mem
 from tests.kernels.compiled import ARCHITECTURES, compiled, needs_nvcc
 
 BLOCKS = [(32, 32), (16, 16), (64, 64), (8, 8), (4, 4), (128, 64), (64, 32)]
-SPILL_LIMIT = 0  # bytes
+# Bytes of the largest tile. In tf32 it holds numbers of twice the size; the search times smaller ones.
+SPILL_LIMIT = {"fp32": 0, "tf32": 64, "fp16": 0, "bf16": 0}
 
 
 def worst_error(conv, dtype: str, tiles=None) -> float:
@@ -117,11 +118,11 @@ def test_candidates_are_few_and_fit(dtype: str) -> None:
 
 @needs_nvcc
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("dtype", block_tile.PRECISIONS)
 def test_kernel_compiles_without_spills(dtype: str, arch: str, tmp_path: Path) -> None:
     largest = max(
         block_tile.tiles(32, 32, block_tile.PRECISIONS[dtype]),
         key=lambda t: (t.lane_pixels, t.teams),
     )
     found = compiled(gpu_block.SOURCE, largest.options, arch, tmp_path)
-    assert found.spilled <= SPILL_LIMIT, found.log
+    assert found.spilled <= SPILL_LIMIT[dtype], found.log
