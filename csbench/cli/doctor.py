@@ -169,7 +169,11 @@ def _extras() -> Iterator[Line]:
         if importlib.util.find_spec(package) is None:
             yield missing(package, f"optional, for {purpose}", get)
             continue
-        version = importlib.metadata.version(package)
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # a package of another name brought it
+            yield ok(package, "of unknown version")
+            continue
         lack = release.why_not(version) if package == "tensorrt" else None
         if lack is None:
             yield ok(package, version)

@@ -14,6 +14,14 @@ def fits(weight: Tensor, kept: int = 2, of: int = 4) -> bool:
     return int(nonzero.view(cout, -1, of, kh, kw).sum(2).max()) <= kept
 
 
+def refusal(pattern: str) -> str:
+    """Why sparse tensor cores cannot take weights that do not fit, and what can."""
+    return (
+        f"sparse tensor cores take 2 of 4 neighbours; {pattern} keeps more of some, and runs by "
+        "--backend csr"
+    )
+
+
 def positions(fours: Tensor) -> Tensor:
     """[..., 4] with at most two nonzeros -> [..., 2]: where the two kept stand, ascending.
 

@@ -170,7 +170,7 @@ def _why_not_pattern(conv: Conv) -> str | None:
     if cin % m or cin % span or m > 256:
         return f"{cin} input channels do not make groups of {pattern} (M at most 256)"
     if n > 1 and not two_of_four.fits(conv.weight):
-        return f"sparse tensor cores take 2 of 4 neighbours; {pattern.family} keeps more of some"
+        return two_of_four.refusal(pattern.family)
     if n == 1 and int((to_groups(conv.weight, m, span) != 0).sum(3).max()) > 1:
         return f"its weights keep more than one of some {m} candidates"
     return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from csbench.backends.cs.latency_layer import Kernelized
+from csbench.backends.vector.units import in_runs
 from csbench.errors import BackendError
 from csbench.kernels import nvrtc, search
 from csbench.kernels.latency import io, launch
@@ -69,6 +70,8 @@ class Prepared:
         order = (self.order.channels, self.order.m)
         if isinstance(self.packed, Vectors):
             kept = "vectors", round(self.packed.units.density, 3), tuple(self.ways)
+            if in_runs(self.layer.conv):  # which take fewer records
+                kept = (*kept, "in runs")
         floats = self.out_order is None
         return self.layer.shape, order, kept, self.split, self._adds, floats
 

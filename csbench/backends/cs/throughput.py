@@ -35,9 +35,7 @@ def why_not(conv: Conv, case: Case) -> str | None:
     """The reason this layer cannot run here; None when it can. Without a pattern it runs dense."""
     reason = why_not_at_all(conv, case)
     if reason is None and conv.pattern is not None and not two_of_four.fits(_joined(conv).weight):
-        pattern = conv.pattern.family
-        more = f"{pattern} keeps more of some, and runs by --backend csr"
-        return f"sparse tensor cores take 2 of 4 neighbours; {more}"
+        return two_of_four.refusal(conv.pattern.family)
     return reason
 
 

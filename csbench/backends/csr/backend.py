@@ -14,5 +14,5 @@ class Csr(ByDevice):
     """
 
     name = "csr"
-    patterns = frozenset({"unstructured", "nm", "cs", "ovw", "shfl-bw"})
+    patterns = frozenset({"unstructured", "block", "nm", "cs", "ovw", "shfl-bw"})
     on_cpu, on_gpu = cpu, network

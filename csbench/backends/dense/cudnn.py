@@ -54,7 +54,8 @@ class Cudnn:
         answer = search.remembered(key, partial(_choose_layouts, conv, case))
         found: dict[str, Choice] = {f: (layout, name) for f, (layout, name) in answer.items()}
         # Each holds the weights: one for all that chose alike.
-        made = {choice: Layer(conv, case, *choice).settled() for choice in {*found.values()}}
+        choices = dict.fromkeys(found.values())
+        made = {choice: Layer(conv, case, *choice).settled() for choice in choices}
         best = {f: made[choice] for f, choice in found.items()}
         own = best[INSIDE]
 

@@ -127,23 +127,27 @@ def _compiled(
     def way(layout: Layout, options: Options) -> Way:
         return functools.cache(partial(_in_layout, module, FORMATS[layout], given, case, options))
 
-    plain = {layout: way(layout, PLAIN) for layout in FORMATS}
-    layout = _fastest(plain, ("inductor's layout", *key), case)
-    ways = {"plain": plain[layout], "max-autotune": way(layout, OPTIONS)}
-    how = _fastest(ways, ("inductor's search", *key), case)
-    return ways[how]()[0], f"torch.compile, {layout}, {how}"
+    layouts = {layout: way(layout, PLAIN) for layout in FORMATS}
+    layout, _ = _fastest(layouts, ("inductor's layout", *key), case)
+    ways = {"plain": layouts.pop(layout), "max-autotune": way(layout, OPTIONS)}
+    layouts.clear()  # the other's weights need not be held while the search runs
+    how, failed = _fastest(ways, ("inductor's search", *key), case)
+    names = (f"torch.compile, {layout}, {how}", *(f"{name} failed" for name in failed))
+    return ways[how]()[0], ", ".join(names)
 
 
-def _fastest(ways: Mapping[Name, Way], key: tuple[object, ...], case: Case) -> Name:
-    """The way that takes least time on inputs of its own."""
+def _fastest(
+    ways: Mapping[Name, Way], key: tuple[object, ...], case: Case
+) -> tuple[Name, list[Name]]:
+    """The way that takes least time on inputs of its own, and those that have none."""
 
     def run(way: Way) -> object:
         inside, own = way()
         return inside.run(*own)
 
     runs: dict[str, search.Run] = {name: partial(run, way) for name, way in ways.items()}
-    chosen = search.fastest(runs, key) if case.device == "cuda" else fastest(runs)
-    return next(name for name in ways if name == chosen)
+    ran = search.ranking(runs, key) if case.device == "cuda" else [fastest(runs), *ways]
+    return next(name for name in ways if name == ran[0]), [n for n in ways if n not in ran]
 
 
 def _in_layout(

@@ -97,17 +97,16 @@ def _fatal(layer: Layer, way: Way, trials: Trials, version: int) -> tuple[list[s
 
     Each costs a second there.
     """
+    conv = layer.conv
     alike = (version, layer.dtype, way.problem.images > 1)
-    here = False
+    where = repr((way, tuple(conv.weight.shape), conv.activation, conv.residual))
 
-    def numbers() -> list[str]:
-        nonlocal here
-        here = True
+    def crashes() -> dict[str, Any]:
         crashed = trials.tried(_wanted(layer, way)).crashed
-        return [name.rpartition(" ")[2] for name in crashed]
+        return {"where": where, "numbers": [name.rpartition(" ")[2] for name in crashed]}
 
-    found: list[str] = search.remembered(("cusparselt crashes", *alike), numbers)
-    return [f"{way.name} {number}" for number in found], here
+    found = search.remembered(("cusparselt crashes, and where", *alike), crashes)
+    return [f"{way.name} {number}" for number in found["numbers"]], found["where"] == where
 
 
 def _wanted(layer: Layer, way: Way) -> object:

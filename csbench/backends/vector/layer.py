@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from csbench.backends.vector.units import in_runs
 from csbench.graph.program import Conv
 from csbench.kernels import nvrtc, search
 from csbench.kernels.gather import launch
@@ -88,6 +89,7 @@ class Layer:
         # |result| <= gain * max|x| + bias_peak (+ max|residual|)
         self.gain = float(conv.weight.abs().flatten(1).sum(1).max())
         self.bias_peak = float(conv.bias.abs().max())
+        self.in_runs = in_runs(conv)
         self.device, self.plan = device, next(iter(self.plans.values()))
 
     @cached_property
@@ -111,6 +113,7 @@ class Layer:
         return (
             self.kind, self.shape, units.size, units.count, round(units.density, 3), self.residual,
             self.relu, self.limit is not None, self.unfolding, tuple(sorted(self.plans)),
+            *(["in runs"] if self.in_runs else []),  # which take fewer records
         )  # fmt: skip
 
     def ranked(self) -> list[str]:

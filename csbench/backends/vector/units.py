@@ -10,7 +10,7 @@ from csbench.errors import PatternError
 from csbench.graph.program import Conv
 from csbench.kernels.gather.layout import EIGHT
 from csbench.kernels.gather.pack import UNITS, Units
-from csbench.sparse.formats import BlockPacked, VectorPacked
+from csbench.sparse.formats import VectorPacked
 from csbench.sparse.layout import as_matrix
 from csbench.sparse.patterns import for_spec
 
@@ -25,12 +25,17 @@ def units_of(conv: Conv) -> Units:
     return from_vectors(vectors_of(conv.weight, conv.pattern))
 
 
+def in_runs(conv: Conv) -> bool:
+    """Whether the columns that a layer keeps come in runs of neighbours: those of blocks do."""
+    return conv.pattern is not None and conv.pattern.name == "block"
+
+
 def vectors_of(weight: Tensor, spec: PatternSpec) -> VectorPacked:
     """Weights of a pattern whose output channels share columns, as vectors."""
-    packed = for_spec(spec).pack(weight)
-    if isinstance(packed, BlockPacked):  # the rows of a block keep the same columns
+    if spec.name == "block":  # its rows keep the same columns
         rows = torch.arange(len(weight), dtype=torch.int32)
-        return VectorPacked.pack(weight, packed.block[0], rows)
+        return VectorPacked.pack(weight, spec.parameters[0], rows)
+    packed = for_spec(spec).pack(weight)
     if isinstance(packed, VectorPacked):
         return packed
     raise PatternError(f"pattern '{spec}' has no vectors; expected ovw:V, shfl-bw:V or block:VxC")

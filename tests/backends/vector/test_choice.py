@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from csbench.backends.vector.choice import ALTERNATIVES, Choice
 from csbench.backends.vector.layer import Layer, kind_of
+from csbench.core.pattern import parse
 from csbench.graph.program import Conv
 from csbench.kernels import search
 from csbench.kernels.gather import io
@@ -32,7 +34,8 @@ def _on_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(conv: Conv, spec: str = "ovw:32@50%") -> Layer:
     _, units = units_of(conv.weight, spec)
-    return Layer(conv, units, kind_of("fp16"), 2, "cpu")
+    carrying = dataclasses.replace(conv, pattern=parse(spec))
+    return Layer(carrying, units, kind_of("fp16"), 2, "cpu")
 
 
 def network(choice: Choice, layers: list[Layer]) -> Callable[[], Tensor]:
@@ -48,9 +51,9 @@ def test_what_decides_the_time_is_in_the_signature() -> None:
         made(conv, "ovw:32@75%"), made(conv, "ovw:16@50%"), made(layer(256, 64, (4, 9))),
         made(layer(256, 64, (4, 8), residual=True)), made(layer(256, 64, (4, 8), kernel=3)),
         made(layer(256, 64, (4, 8), activation="relu6")),
-        made(layer(256, 64, (4, 8), activation="none")),
+        made(layer(256, 64, (4, 8), activation="none")), made(conv, "block:32x32@50%"),
     ]  # fmt: skip
-    assert len({made(conv).signature, *(other.signature for other in others)}) == 8
+    assert len({made(conv).signature, *(other.signature for other in others)}) == 9
 
 
 def test_the_network_overrules_what_a_layer_alone_prefers(monkeypatch: pytest.MonkeyPatch) -> None:

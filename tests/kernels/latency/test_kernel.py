@@ -165,6 +165,6 @@ def test_a_value_is_read_when_the_kernel_before_has_ended(pattern: str) -> None:
 
 
 def test_layers_that_keep_less_choose_for_themselves() -> None:
-    specs = ("ovw:32@50%", "ovw:32@75%", "ovw:32@75%")
+    specs = ("ovw:32@50%", "ovw:32@75%", "ovw:32@75%", "block:32x32@75%")
     made = [prepared(layer("3x3", s, residual=False), 1, False, Order(64, 1)) for s in specs]
-    assert len({ways.signature for ways in made}) == 2
+    assert len({ways.signature for ways in made}) == 3

@@ -1,0 +1,40 @@
+"""The dense baseline of a layer by itself: what it holds for the layouts that may come."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from csbench.backends.dense import cudnn
+from csbench.kernels import search
+from tests.backends.cases import case, conv
+
+
+def test_layouts_that_chose_alike_share_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, str]] = []
+
+    class Layer:
+        bytes = 4
+
+        def __init__(self, conv: object, case: object, layout: str, name: str) -> None:
+            made.append((layout, name))
+            self.label = f"{layout} {name}"
+
+        def settled(self) -> Layer:
+            return self
+
+        def ready(self, x: Tensor) -> tuple[Tensor, ...]:
+            return (x,)
+
+        def run(self, x: Tensor, residual: Tensor | None) -> str:
+            return self.label
+
+    # As the disk gives it back: lists.
+    found = {"NCHW": ["NHWC", "fused"], "NHWC": ["NHWC", "fused"], "inside": ["NCHW", "gemm"]}
+    monkeypatch.setattr(search, "remembered", lambda key, compute: found)
+    monkeypatch.setattr(cudnn, "Layer", Layer)
+    lowered = cudnn.Cudnn().lower(conv(), case(device="cuda"))
+    assert made == [("NHWC", "fused"), ("NCHW", "gemm")]
+    assert lowered.algorithm == "NCHW gemm, NHWC fused"
+    assert str(lowered(torch.ones(1, 8, 7, 5))) == "NHWC fused"
