@@ -1,8 +1,8 @@
 // A GPU as far as the kernels know one: the lanes of a cluster as fibers of one thread.
 //
 // Lanes run until they wait: for their warp (a collective), for a barrier, for the copy engine (see
-// engine.h). Clusters run one after another, and some of a cluster's blocks begin late. Shared memory
-// starts as NaN. Nothing moving is a deadlock.
+// engine.h), for tensor cores (wgmma/products.cuh). Clusters run one after another, and some of a
+// cluster's blocks begin late. Shared memory starts as NaN. Nothing moving is a deadlock.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -14,7 +14,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <random>
 #include <utility>
 #include <vector>
 
@@ -44,7 +43,12 @@ template <class T> T __ldg(const T* p) { return *p; }
 
 [[noreturn]] inline void fail(const char* what);  // ends the launch
 
-struct Mbarrier { int count = 0, pending = 0; long long bytes = 0; int phase = 0; };
+struct Mbarrier {
+  int count = 0, pending = 0;
+  long long bytes = 0;
+  int phase = 0;
+  bool fenced = false;  // the copy engine knows it
+};
 struct Meeting { int arrived = 0, generation = 0, expected = 0; };
 
 // Dynamic shared memory, and a little beyond its end that nobody may write.
@@ -71,9 +75,9 @@ struct Block {
   std::map<u32, Mbarrier> barriers;
   std::map<int, Meeting> named;
   int number, threads;
-  int late = 0;    // rounds until it begins
-  int stores = 0;  // on their way out
+  int late = 0;  // rounds until it begins
   std::map<std::pair<int, int>, unsigned long long> operands;  // of wgmma, by group of warps and turn
+  std::vector<char> unfenced = std::vector<char>(memory.bytes / 16 + 1);  // see note_store()
 };
 
 struct Warp {
@@ -81,6 +85,8 @@ struct Warp {
   const char* doing = nullptr;
   void* given[32];
 };
+
+struct Stores { int unread = 0, unwritten = 0; };  // a group of boxes that leave shared memory
 
 constexpr size_t kStack = 1 << 16;
 inline std::vector<std::unique_ptr<char[]>> stacks;  // of lanes by number, in all launches
@@ -93,23 +99,41 @@ struct Lane {
   Warp* warp;
   int thread;
   bool started = false, done = false;
-  int products = 0;                              // of wgmma
-  std::vector<std::function<void()>> pending;    // those that are not waited for
-  std::vector<std::vector<std::function<void()>>> copies{1};  // of cp.async on their way, by group
+  std::vector<u32> unfenced;  // its own of the block's
+  int operands = 0;           // of wgmma
+  bool fenced = false;        // registers are wgmma's
+  // On their way, by groups of which the last is open:
+  std::vector<std::vector<std::function<void()>>> products{1};  // of wgmma
+  std::vector<std::vector<std::function<void()>>> copies{1};    // of cp.async
+  std::vector<Stores> stores{1};
+};
+
+struct Copy {
+  bool late;  // comes when lanes can do no more
+  std::function<void()> act;
+};
+
+struct Dice {  // the same throws in every launch
+  uint64_t state = 1;
+  u32 operator()() {
+    state = state * 6364136223846793005 + 1442695040888963407;
+    return u32((state ^ state >> 30) >> 32);
+  }
 };
 
 struct Machine {
   std::vector<std::unique_ptr<Block>> blocks;
   std::vector<std::unique_ptr<Warp>> warps;
   std::vector<std::unique_ptr<Lane>> lanes;
-  std::vector<std::function<void()>> engine;  // copies on their way
+  std::vector<Copy> engine;  // copies on their way
   Meeting cluster;
   Lane* now = nullptr;
   jmp_buf scheduler, end;
   const char* wrong = nullptr;
   long long progress = 0;
-  int grid = 0;
-  std::mt19937 dice{1};
+  int stalls = 0, slow = 0;  // times that nothing moved; lanes that wait for the next
+  int grid[2] = {};
+  Dice dice;
   std::function<void()> body;
   void (*predecessor)() = nullptr;  // ends when it is first waited for
 };
@@ -120,11 +144,14 @@ inline Machine* machine;
   _longjmp(machine->end, 1);
 }
 
-struct Index { int x; };
+struct Index { int x, y = 0; };
 #define threadIdx (Index{machine->now->thread})
-#define blockIdx (Index{machine->now->block->number})
-#define blockDim (Index{machine->now->block->threads})
-#define gridDim (Index{machine->grid})
+#define blockIdx (index_of(*machine->now->block))
+#define blockDim (Index{machine->now->block->threads, 1})
+#define gridDim (Index{machine->grid[0], machine->grid[1]})
+inline Index index_of(const Block& b) {
+  return {b.number % machine->grid[0], b.number / machine->grid[0]};
+}
 
 // A lane's copies arrive at any time until they are waited for; those of odd lanes no sooner.
 inline void let_some_arrive(Lane& lane) {
@@ -142,6 +169,11 @@ inline void yield() {
 template <class Ready> void wait_until(const Ready& ready) {
   while (!ready()) yield();
   ++machine->progress;
+}
+// What is slow waits until no lane can go on; copies may then still be on their way.
+inline void be_slow() {
+  ++machine->slow;
+  wait_until([now = machine->stalls] { return machine->stalls != now; });
 }
 inline void meet(Meeting& m, int count) {
   const int generation = m.generation;
@@ -217,9 +249,9 @@ inline void resume(Lane& lane) {
 
 inline void set_up_cluster(int first, int blocks, int threads, u32 bytes) {
   Machine& m = *machine;
-  m.blocks.clear(), m.warps.clear(), m.lanes.clear(), m.engine.clear(), m.cluster = {};
+  m.blocks.clear(), m.warps.clear(), m.lanes.clear(), m.engine.clear(), m.cluster = {}, m.slow = 0;
   for (int b = 0; b < blocks; ++b) {
-    m.blocks.push_back(std::unique_ptr<Block>(new Block{SharedMemory(bytes), {}, {}, first + b, threads}));
+    m.blocks.emplace_back(new Block{SharedMemory(bytes), {}, {}, first + b, threads});
     if (blocks > 1) m.blocks.back()->late = m.dice() % 64;
     for (int t = 0; t < threads; ++t) {
       if (t % 32 == 0) m.warps.push_back(std::make_unique<Warp>());
@@ -251,11 +283,16 @@ inline void run_cluster() {
       left = true;
       if (!lane->block->late) resume(*lane);
     }
-    if (!m.engine.empty() && (m.progress == before || m.dice() % 4 == 0)) {
+    const bool stalled = m.progress == before;
+    if (stalled && m.slow && (m.engine.empty() || m.dice() % 2)) {
+      m.slow = 0, ++m.stalls, ++m.progress;
+    } else if (!m.engine.empty() && (stalled || m.dice() % 4 == 0)) {
       std::swap(m.engine[m.dice() % m.engine.size()], m.engine.back());
-      auto copy = std::move(m.engine.back());
-      m.engine.pop_back();
-      copy(), ++m.progress;
+      if (stalled || !m.engine.back().late) {
+        auto copy = std::move(m.engine.back());
+        m.engine.pop_back();
+        copy.act(), ++m.progress;
+      }
     }
     if (left && m.progress == before) fail("a deadlock");
   }
@@ -271,19 +308,19 @@ void call(void (*kernel)(A...), void** given, std::index_sequence<I...>) {
 
 // Null, or what the kernel did wrong.
 template <class... A>
-const char* launch(void (*kernel)(A...), int grid, int threads, int cluster, int bytes,
+const char* launch(void (*kernel)(A...), const int (&grid)[2], int threads, int cluster, int bytes,
                    void** given, void (*predecessor)()) {
   Machine m;
   machine = &m;
-  m.grid = grid, m.predecessor = predecessor;
+  m.grid[0] = grid[0], m.grid[1] = grid[1], m.predecessor = predecessor;
   m.body = [&] { call(kernel, given, std::index_sequence_for<A...>{}); };
   if (!_setjmp(m.end))
-    for (int first = 0; first < grid; first += cluster)
+    for (int first = 0; first < grid[0] * grid[1]; first += cluster)
       set_up_cluster(first, cluster, threads, bytes), run_cluster();
   return m.wrong;
 }
 #define ENTRY(name)                                                                             \
-  extern "C" const char* run_##name(int grid, int threads, int cluster, int bytes, void** given, \
-                                    void (*predecessor)()) {                                    \
-    return launch(name, grid, threads, cluster, bytes, given, predecessor);                     \
+  extern "C" const char* run_##name(int across, int down, int threads, int cluster, int bytes,  \
+                                    void** given, void (*predecessor)()) {                      \
+    return launch(name, {across, down}, threads, cluster, bytes, given, predecessor);           \
   }

@@ -3,7 +3,12 @@
 #include "device.h"
 
 // ---- mbarriers, by their addresses in shared memory
-inline Mbarrier& mbarrier(u32 bar) { return machine->now->block->barriers.at(bar); }
+inline Mbarrier& mbarrier(u32 bar) {
+  auto& all = machine->now->block->barriers;
+  const auto found = all.find(bar);
+  if (found == all.end()) fail("a barrier is used before its initialisation");
+  return found->second;
+}
 inline void settle(Mbarrier& b) {
   if (b.pending || b.bytes) return;
   b.pending = b.count, ++b.phase, ++machine->progress;
@@ -23,7 +28,10 @@ inline void barrier_wait(u32 bar, u32 phase) {
   Mbarrier* b = &mbarrier(bar);
   wait_until([=] { return (b->phase & 1) != int(phase); });
 }
-inline void fence_barrier_init() {}
+// The copy engine knows a barrier from then on.
+inline void fence_barrier_init() {
+  for (auto& each : machine->now->block->barriers) each.second.fenced = true;
+}
 
 // ---- tensors, as host.py describes them
 struct alignas(64) TensorMap {
@@ -57,12 +65,29 @@ struct alignas(64) TensorMap {
   }
 };
 
+// ---- copies; some come only when no lane can go on
+template <class Act> void by_engine(const Act& act) {
+  machine->engine.push_back({machine->dice() % 2 == 0, act});
+}
+// Whether a row of 16 bytes was stored by a lane that has not called fence_async() since: tensor
+// cores and the copy engine may then see what was there before.
+inline char& is_unfenced(Block& block, u32 at) { return block.unfenced[(at - kSharedBase) / 16]; }
+inline void note_store(u32 to) {
+  machine->now->unfenced.push_back(to);
+  is_unfenced(*machine->now->block, to) = true;
+}
+inline void fence_async() {
+  for (u32 at : machine->now->unfenced) is_unfenced(*machine->now->block, at) = false;
+  machine->now->unfenced.clear();
+}
 // Later: `write`, of so many bytes at `to`.
 template <class Write> void later(u32 to, u32 bytes, u32 bar, const Write& write) {
   Block* block = machine->now->block;
   shared(to, 1), shared(to + bytes - 1, 1);
-  machine->engine.push_back([=] {
+  if (!mbarrier(bar).fenced) fail("a copy by a barrier without fence_barrier_init()");
+  by_engine([=] {
     write(*block);
+    for (u32 at = to; at < to + bytes; at += 16) is_unfenced(*block, at) = false;
     Mbarrier& b = block->barriers.at(bar);
     b.bytes -= bytes;
     settle(b);
@@ -94,23 +119,52 @@ inline void copy_box(u32 to, const TensorMap* given, const int (&start)[5], u32 
     }
   });
 }
-// A box of a matrix leaves shared memory; await_stores() returns when all have.
-inline void store_lines(const TensorMap& given, int column, int line, u32 from) {
+// A box leaves shared memory: first it is read there, later it is written; what lies outside of the
+// tensor is not. A lane waits for groups of its own.
+inline void store_box(const TensorMap& given, u32 from, const int (&start)[5]) {
   const TensorMap map = given;
-  check_start(map, from, column);
+  check_start(map, from, start[0]);
   Block* block = machine->now->block;
-  ++block->stores;
-  machine->engine.push_back([=] {
-    for (int i = 0; i < map.box[0] * map.box[1]; ++i) {
-      const unsigned char* to = map.find({column + i % map.box[0], line + i / map.box[0]});
-      if (to) memcpy(const_cast<unsigned char*>(to), map.place(*block, from, i), map.element);
-    }
-    --block->stores;
+  const int x[5] = {start[0], start[1], start[2], start[3], start[4]};
+  int total = 1;
+  for (int d = 0; d < map.rank; ++d) total *= map.box[d];
+  for (int i = 0; i < total * map.element; i += 16)
+    if (is_unfenced(*block, from + i)) fail("a box leaves before what lanes stored is fenced");
+  std::vector<Stores>* groups = &machine->now->stores;
+  const size_t group = groups->size() - 1;
+  ++groups->back().unread, ++groups->back().unwritten;
+  by_engine([=] {
+    std::vector<unsigned char> numbers(total * map.element);
+    for (int i = 0; i < total; ++i)
+      memcpy(&numbers[i * map.element], map.place(*block, from, i), map.element);
+    --(*groups)[group].unread;
+    by_engine([=] {
+      for (int i = 0; i < total; ++i) {
+        int at[5] = {};
+        for (int d = 0, rest = i; d < map.rank; ++d)
+          at[d] = x[d] + rest % map.box[d], rest /= map.box[d];
+        if (const unsigned char* to = map.find(at))
+          memcpy(const_cast<unsigned char*>(to), &numbers[i * map.element], map.element);
+      }
+      --(*groups)[group].unwritten;
+    });
+  });
+}
+inline void close_stores() { machine->now->stores.emplace_back(); }
+// All groups but the open one and the last so many before it.
+inline void await_stores_read(int pending) {
+  wait_until([&groups = machine->now->stores, pending] {
+    for (size_t i = 0; i + pending + 1 < groups.size(); ++i)
+      if (groups[i].unread) return false;
+    return true;
   });
 }
 inline void await_stores() {
-  Block* block = machine->now->block;
-  wait_until([=] { return block->stores == 0; });
+  wait_until([&groups = machine->now->stores] {
+    for (size_t i = 0; i + 1 < groups.size(); ++i)
+      if (groups[i].unwritten) return false;
+    return true;
+  });
 }
 // Consecutive output pixels from (w, h, n) on, each seen through the kernel tap (across, down).
 inline void copy_windows(u32 to, const TensorMap* given, int channel, int w, int h, int n,

@@ -28,6 +28,8 @@ from csbench.kernels import nvrtc
 from csbench.kernels.cutlass import maps, nvcc
 from csbench.kernels.driver import _value
 from csbench.kernels.gather import launch, tile
+from csbench.kernels.wgmma import halo
+from csbench.kernels.wgmma import launch as wgmma_launch
 
 HOST, KERNELS = Path(__file__).parent, Path(nvrtc.__file__).parent
 CUDA = next(iter(nvrtc._cuda_headers()), None)
@@ -52,7 +54,8 @@ def install(patch: pytest.MonkeyPatch, processors: int = 132) -> None:
     patch.setattr(nvrtc, "driver", Driver)
     patch.setattr(maps, "driver", Driver, raising=False)
     patch.setattr(cutlass_layer, "_kernel", cutlass_kernel)
-    patch.setattr(launch, "processors", lambda device: processors)
+    for module in (launch, wgmma_launch, halo):
+        patch.setattr(module, "processors", lambda device: processors)
     patch.setattr(torch.cuda, "current_device", lambda: 0)
     patch.setattr(tile, "check_registers", lambda *_: None)  # a CPU's are its own
 
@@ -74,20 +77,21 @@ class Kernel:
 
     def __init__(self, run: Any) -> None:
         self._run = run
-        run.argtypes = [c_int, c_int, c_int, c_int, c_void_p, Predecessor]
+        run.argtypes = [c_int, c_int, c_int, c_int, c_int, c_void_p, Predecessor]
         run.restype = c_char_p
 
     def prepare(self, **_: Any) -> Kernel:
         return self
 
     def launch(
-        self, grid: int, block: int, arguments: Sequence[Any], *, shared: int = 0,
+        self, grid: int | tuple[int, int], block: int, arguments: Sequence[Any], *, shared: int = 0,
         cluster: int | None = None, overlap: bool = False,
     ) -> None:  # fmt: skip
         values = [_value(a) for a in arguments]
         pointers = (c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
         ends = Predecessor(Kernel.predecessor) if Kernel.predecessor else Predecessor()
-        wrong = self._run(grid, block, cluster or 1, shared, pointers, ends)
+        across, down = grid if isinstance(grid, tuple) else (grid, 1)
+        wrong = self._run(across, down, block, cluster or 1, shared, pointers, ends)
         assert wrong is None, wrong.decode()
 
 

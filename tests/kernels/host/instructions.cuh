@@ -66,11 +66,20 @@ inline float min_or_nan(float a, float b) { return a != a || b != b ? NAN : a < 
 inline float max_or_nan(float a, float b) { return a != a || b != b ? NAN : a < b ? b : a; }
 
 enum class Numbers { fp16, bf16, tf32 };
+// By a table: a conversion is a call on most CPUs.
+inline float number_of_half(u16 v) {
+  static float known[1 << 16];
+  if (known[1] == 0)
+    for (u32 i = 0; i < 1 << 16; ++i) {
+      _Float16 h;
+      memcpy(&h, &i, 2);
+      known[i] = float(h);
+    }
+  return known[v];
+}
 template <Numbers kNumbers> float widened(u16 v) {
   if (kNumbers == Numbers::bf16) return __uint_as_float(u32(v) << 16);
-  _Float16 h;
-  memcpy(&h, &v, 2);
-  return float(h);
+  return number_of_half(v);
 }
 template <Numbers kNumbers> u16 narrowed(float f) {
   if (kNumbers == Numbers::bf16) {

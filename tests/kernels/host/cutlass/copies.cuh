@@ -25,7 +25,7 @@ inline void load_window(void* to, const TensorMap& map, int channel, int w, int 
 
 inline void fence_for_copy_engine() {}
 inline void store_lines(const TensorMap& map, int column, int line, const void* from) {
-  store_lines(map, column, line, address_of(from));
+  store_box(map, address_of(from), {column, line});
 }
-inline void commit_stores() {}
-inline void await_stores_read() { await_stores(); }
+inline void commit_stores() { close_stores(); }
+inline void await_stores_read() { await_stores_read(0); }

@@ -19,7 +19,6 @@ inline u32 __byte_perm(u32 a, u32 b, u32 which) {
 // ---- barriers are known by their addresses, and need no room of their own
 inline u32 four_barriers() { return kSharedBase + (machine->now->block->memory.bytes & ~7u) - 32; }
 inline void barrier_await(u32 bar, u32 phase) { barrier_wait(bar, phase); }
-inline void fence_async() {}
 inline void cluster_arrive() { ++machine->cluster.arrived, ++machine->progress; }
 inline void cluster_await() {
   wait_until([] { return machine->cluster.arrived == int(machine->lanes.size()); });
@@ -28,7 +27,7 @@ inline void cluster_await() {
 inline void send(u32 address, u32 bar, u32 rank, float4 v) {
   if (machine->cluster.arrived != int(machine->lanes.size())) fail("a block may not have begun");
   Block* there = machine->blocks.at(rank).get();
-  machine->engine.push_back([=] {
+  by_engine([=] {
     memcpy(shared(*there, address, 16), &v, 16);
     Mbarrier& b = there->barriers.at(bar);
     b.bytes -= 16;
