@@ -175,8 +175,8 @@ class Table:
         needed = [_decimals(width) for width in widths if width]
         enough = min(max([least, *needed]) if needed else 2, _MOST_DECIMALS)
         cells = (row[position] for row in self.rows)
-        short = column.unit == "×" and any(_seems_to_reach_one(cell, enough) for cell in cells)
-        return enough + short
+        ends = column.unit == "×" and column.interval == "range"  # which are shown
+        return enough + (ends and any(_seems_to_reach_one(cell, enough) for cell in cells))
 
 
 def _seems_to_reach_one(cell: Cell, decimals: int) -> bool:

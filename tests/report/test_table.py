@@ -38,10 +38,12 @@ def test_a_ratio_near_one_is_never_rounded_to_it() -> None:
     assert column(wide, unit="ms") == ["1.0"]
 
 
-def test_an_interval_without_one_never_seems_to_end_there() -> None:
+def test_an_interval_without_one_gets_a_decimal_more_where_it_would_seem_to_end_there() -> None:
     short = Cell(0.9992, 0.9987, 0.9997)
     assert column(short, unit="×", interval="range") == ["0.9992 [0.9987, 0.9997]"]
-    assert column(Cell(1.0, 0.9987, 1.0003), unit="×") == ["1.000"]
+    across = Cell(1.0, 0.9987, 1.0003)
+    assert column(across, unit="×", interval="range") == ["1.000 [0.999, 1.000]"]
+    assert column(short, unit="×", interval="half") == ["0.999 ±0.001"]
     assert column(short, unit="ms") == ["0.999"]
 
 

@@ -12,7 +12,7 @@ from csbench.report.provenance import Source
 from csbench.report.rows import Row
 from csbench.report.table import CODES, Cells, Table, groups_of, hide_empty
 from csbench.report.tables.cells import baseline_cell, percent, shape
-from csbench.report.tables.inference import best_times, cells, columns, notes
+from csbench.report.tables.inference import cells, columns, marked, notes
 
 NAME = "comparison"
 _SAME = 0.01  # baselines that differ by less are the same to a reader
@@ -97,10 +97,10 @@ def _table(rows: list[Row], patterns: Iterable[str], source: Source) -> Table:
     lines: list[tuple[str, Cells]] = []
     for title, part in groupby(fastest(rows), lambda found: _title(found[0])):
         rivals = list(part)
-        best = best_times([row for row, _ in rivals])
+        best = marked([row for row, _ in rivals])
         lines += [
-            (title, cells(row, cell, _beside(others)))
-            for (row, others), cell in zip(rivals, best, strict=True)
+            (title, cells(row, *own, _beside(others)))
+            for (row, others), own in zip(rivals, best, strict=True)
         ]
     table = Table(
         name=NAME,
@@ -121,7 +121,7 @@ def _baselines(rows: Iterable[Row]) -> tuple[str, ...]:
     if not found or max(found) <= (1 + _SAME) * min(found):
         return ()
     said = f"{next(iter(rows)).case.baseline} took {min(found):.3f} to {max(found):.3f} ms"
-    return (f"{said} beside these rows: bold is the best by time or by speed-up.",)
+    return (f"{said} beside these rows, so the best time may not be the best speed-up.",)
 
 
 def _not_measured(rows: Iterable[Row], patterns: Iterable[str]) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby
 
 from csbench.report.provenance import Source
@@ -72,8 +71,8 @@ def _table(everything: list[Row], source: Source, told: Collection[str]) -> Tabl
         return f"{words}, {percent(case.sparsity)}" if many else words
 
     lines = [
-        (title_of(row), cells(row, time))
-        for row, time in _marked(everything)
+        (title_of(row), cells(row, *best))
+        for row, best in _in_order(everything)
         if row.record.key not in told
     ]
     titles = {title for title, _ in lines}
@@ -94,29 +93,26 @@ def _table(everything: list[Row], source: Source, told: Collection[str]) -> Tabl
     return hide_empty(table)
 
 
-def _marked(rows: Sequence[Row]) -> list[tuple[Row, Cell]]:
-    """In the table's order, each row with its time; of those that share a setting and a sparsity
-    the best is marked, and what is tied with it."""
-    found: list[tuple[Row, Cell]] = []
+def _in_order(rows: Sequence[Row]) -> list[tuple[Row, tuple[Cell, Cell]]]:
+    """In the table's order, each row with its time and speed-up, marked among those that share its
+    setting and sparsity."""
+    found: list[tuple[Row, tuple[Cell, Cell]]] = []
     for _, part in groupby(sorted(rows, key=_row_key), lambda row: _row_key(row)[:3]):
         rivals = list(part)
-        found += zip(rivals, best_times(rivals), strict=True)
+        found += zip(rivals, marked(rivals), strict=True)
     return found
 
 
-def best_times(rows: Sequence[Row]) -> list[Cell]:
-    """The times of rows that share a setting; marked is the best by time or by speed-up, and what
-    is tied with it.
+def marked(rows: Sequence[Row]) -> list[tuple[Cell, Cell]]:
+    """Times and speed-ups of rows that share a setting; of each the best is marked, and what is
+    tied with it.
 
     Rows of several sittings differ in their baselines. Where the machine was slower, the speed-up
     is right; where the baseline had a bad day, the time is.
     """
-    by_time = mark_ties([time_cell(row) for row in rows], "low")
-    by_speedup = mark_ties([speedup_cell(row, row.speedup) for row in rows], "high")
-    return [
-        replace(time, tied=time.tied or speedup.tied)
-        for time, speedup in zip(by_time, by_speedup, strict=True)
-    ]
+    times = mark_ties([time_cell(row) for row in rows], "low")
+    speedups = mark_ties([speedup_cell(row, row.speedup) for row in rows], "high")
+    return list(zip(times, speedups, strict=True))
 
 
 def _row_key(row: Row) -> tuple[object, ...]:
@@ -174,8 +170,8 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
     return (*conditions(rows), *energy, *dense_notes(rows))
 
 
-def cells(row: Row, time: Cell, beside: str | None = None) -> Cells:
-    """A line of the table; `time` may be marked, `beside` is a note on the backend."""
+def cells(row: Row, time: Cell, speedup: Cell, beside: str | None = None) -> Cells:
+    """A line of the table; time and speed-up may be marked, `beside` is a note on the backend."""
     case = row.case
     return (
         Cell(case.model),
@@ -193,5 +189,5 @@ def cells(row: Row, time: Cell, beside: str | None = None) -> Cells:
         baseline_cell(row),
         time,
         *energy_cells(row),
-        *speedup_cells(row),
+        *speedup_cells(row, speedup),
     )

@@ -33,12 +33,12 @@ def speedup_columns(baseline: str, rows: Sequence[Row]) -> tuple[Column, ...]:
     )  # fmt: skip
 
 
-def speedup_cells(row: Row) -> Cells:
-    """The cells of those columns."""
+def speedup_cells(row: Row, over_baseline: Cell) -> Cells:
+    """The cells of those columns; the first may come marked."""
     return (
         Cell(row.best_dense_same),
         Cell(row.best_dense),
-        speedup_cell(row, row.speedup),
+        over_baseline,
         speedup_cell(row, row.over_own),
         speedup_cell(row, row.over_best_same),
         speedup_cell(row, row.over_best),
