@@ -150,7 +150,7 @@ class GroupPacked:
 
 @dataclass(frozen=True, eq=False)
 class VectorPacked:
-    """V x 1 vectors (`ovw` and `shfl-bw`): V output channels share the columns that they keep.
+    """V x 1 vectors (`ovw`, `shfl-bw`): V output channels share the columns that they keep.
 
     Group g computes the output channels `row_permutation[g * V : (g + 1) * V]` from the columns
     `columns[column_offsets[g] : column_offsets[g + 1]]` (tap * Cin + channel, ascending), with one
