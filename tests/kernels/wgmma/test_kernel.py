@@ -44,6 +44,9 @@ CONV: dict[str, tuple[int, Make, Kind, Tile]] = {
     "fp16, more chunks than slots": (
         5, partial(layer, 256, 256, (7, 9)), FP16, Tile(2, 1, 2, 128, 64, 2, 0, 1),
     ),
+    "fp16, stores still leave when the next tile is done": (
+        21, partial(layer, 64, 256, (7, 9)), FP16, Tile(2, 1, 2, 128, 64, 2, 0, 1),
+    ),
     "bf16, dilated": (
         5, partial(layer, 64, 128, (7, 9), kernel=3, dilation=2),
         BF16, Tile(2, 1, 1, 96, 48, 2, 0, 2),
