@@ -70,7 +70,8 @@ SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
 # Racecheck orders the reads of what a bulk copy without tensor map (cp.async.bulk) has written not
 # by the mbarrier that counts the copy's bytes, so it finds a race wherever threads read such a
 # copy; with tensor maps it finds none in the same code. That waits and releases are right is shown
-# by tests/kernels/host, where the copies come late and in any order. They are counted apart.
+# by tests/kernels/host, where the four kernels that it names run with copies that come late and in
+# any order. They are counted apart.
 RACE = re.compile(
     r"={9} Error: Race reported between .*?(?=={9} *\n|={9} Error|={9} RACECHECK)", re.S
 )

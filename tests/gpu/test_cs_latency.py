@@ -48,7 +48,7 @@ PAIRS = (
     ((3, 48, 7, 24, 3, 1, 1), (3, 48, 7, 40, 1, 2, 0)),
     ((1, 64, 14, 96, 1, 1, 0), (1, 64, 14, 160, 1, 2, 0)),
 )
-OF_VECTORS = ("ovw:32@50%", "ovw:32@93.75%", "shfl-bw:32@75%", "ovw:64@75%")
+OF_VECTORS = ("ovw:32@50%", "ovw:32@93.75%", "shfl-bw:32@75%", "ovw:64@75%", "block:32x32@75%")
 PATTERNS = ("", "cs:2", "cs:4", "cs:8", "cs:16", "cs:4:16", "nm:2:4", "nm:1:4", "nm:1:16", "nm:2:8")
 SPILL_LIMIT = 16  # bytes, outside the loop over K
 

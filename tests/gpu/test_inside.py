@@ -20,7 +20,8 @@ pytestmark = pytest.mark.gpu
 WAYS = (
     ("cudnn", "dense"), ("cs", "cs:4"), ("nm", "nm:1:4"), ("nm-cusparselt", "cs:2"),
     ("ovw", "ovw:32@50"), ("shfl-bw", "shfl-bw:32@50"), ("block-original", "block:32x32@50"),
-    ("block-cutlass", "block:32x32@50"), ("csr", "unstructured@50"), ("cs-dense", "dense"),
+    ("block-cutlass", "block:32x32@50"), ("block-vectors", "block:32x32@50"),
+    ("csr", "unstructured@50"), ("cs-dense", "dense"),
 )  # fmt: skip
 
 

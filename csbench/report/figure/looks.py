@@ -53,10 +53,11 @@ _OTHER_MARKS = ("*", "X", "v", "h", "<", "p", ">")
 
 
 def looks(runners: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Look]:
-    """By name and backend of a line its look, no two alike.
+    """By name and backend of a line its look.
 
     The first line of a known pattern has the pattern's own look; a further backend of it changes
-    the mark, a further line, of other parameters or of a plug-in's pattern, all.
+    the mark, a further line, of other parameters or of a plug-in's pattern, all. The seven other
+    marks and twelve other pairs of colour and dashes begin again when they are used up.
     """
     colours, dashes, marks = cycle(_OTHER_COLOURS), cycle(_OTHER_DASHES), cycle(_OTHER_MARKS)
     own = dict(_LOOKS)

@@ -33,7 +33,7 @@ from tests.kernels.wgmma import meaning as wgmma_meaning
 KERNELS: dict[str, Any] = {"latency": latency, "throughput": throughput}
 NETWORKS: dict[str, Any] = {"latency": latency_network, "throughput": throughput_network}
 PATTERNS = ("cs:2", "cs:4", "cs:16", "cs:4:16", "nm:2:4", "nm:1:2", "nm:1:4", "nm:2:8", "")
-VECTORS = ("ovw:32@75%", "shfl-bw:32@50%", "ovw:64@93.75%")
+VECTORS = ("ovw:32@75%", "shfl-bw:32@50%", "ovw:64@93.75%", "block:32x16@75%")
 LIMIT = {"fp32": 1e-6, "tf32": 2e-3, "fp16": 2e-3, "bf16": 2e-2}
 
 

@@ -1,4 +1,4 @@
-"""What ovw and shfl-bw take, refuse and say without a GPU; plans that fit their device."""
+"""What the backends of vectors take, refuse and say without a GPU; plans that fit their device."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from csbench.kernels.latency.vectors import pack_vectors
 from tests.backends.vector.shapes import units_of
 from tests.kernels.latency.meaning import decoded_vectors
 
-SPECS = ["dense", "ovw:32@50%", "shfl-bw:32@75%", "ovw:64@93.75%"]
+SPECS = ["dense", "ovw:32@50%", "shfl-bw:32@75%", "ovw:64@93.75%", "block:32x32@50%"]
 
 
 def layer(spec: str, cout: int = 128, cin: int = 160, kernel: int = 3) -> tuple[Tensor, Units]:
