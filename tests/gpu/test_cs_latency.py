@@ -277,7 +277,7 @@ def test_refusals_name_the_reason() -> None:
     assert refuse() is None
     assert "groups" in (refuse(groups=2) or "")
     assert "stride" in (refuse(stride=(1, 2)) or "")
-    assert "take cs" in (refuse(pattern=PatternSpec("block", (32, 32))) or "")
+    assert "take cs" in (refuse(pattern=PatternSpec("unstructured")) or "")
     assert "2 of 4" in (refuse(pattern=PatternSpec("nm", (3, 4)), weight=everything) or "")
     assert "more than one" in (refuse(weight=everything) or "")
     assert "tile" in (refuse(input_size=(64, 9, 401), output_size=(64, 9, 401)) or "")
