@@ -44,10 +44,13 @@ def not_here(backend: Backend, case: Case) -> str | None:
 
 def _instead(backend: Backend, case: Case) -> str:
     """What runs the pattern of a GPU's backend on a CPU."""
-    if case.device in backend.devices or case.device != "cpu":
+    pattern = family(case)
+    if case.device in backend.devices or case.device != "cpu" or pattern not in backend.patterns:
         return ""
-    runs = family(case) in backend.patterns & registry.get("csr").patterns
-    return "; on a CPU --backend csr runs this pattern" if runs else ""
+    general = (name for name in registry.GENERAL if pattern in registry.get(name).patterns)
+    made_for = registry.for_pattern(pattern, case.device, case.dtype)
+    able_to = [n for n in (*made_for, *general) if not_here(registry.get(n), case) is None]
+    return f"; on a CPU --backend {able_to[0]} runs this pattern" if able_to else ""
 
 
 def family(case: Case) -> str:
