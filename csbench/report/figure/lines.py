@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from csbench.core.pattern import BUILT_IN
 from csbench.report.dense import Way, baseline_way
 from csbench.report.rows import Row
-from csbench.report.tables.comparison import fastest, nominal, setting
+from csbench.report.tables.comparison import fastest, masked, nominal, place, setting
 
 
 def panels(derived: Sequence[Row]) -> list[list[Row]]:
@@ -23,7 +22,7 @@ def lines(panel: Sequence[Row]) -> dict[str, list[Row]]:
     """By name of a line the rows of its pattern, by sparsity: at each the fastest backend's."""
     found: dict[str, dict[float, Row]] = {}
     for row, _ in fastest(panel):
-        if row.case.pattern == "dense" or row.time_ms is None or _masked(row):
+        if row.case.pattern == "dense" or row.time_ms is None or masked(row):
             continue
         points = found.setdefault(line_name(row), {})
         held = points.setdefault(nominal(row), row)
@@ -46,11 +45,7 @@ def runners(all_panels: Iterable[Sequence[Row]]) -> list[tuple[str, str]]:
         for row in points
     }
 
-    def order(runner: tuple[str, str]) -> tuple[object, ...]:
-        pattern = runner[0].partition(":")[0]
-        return (BUILT_IN.index(pattern) if pattern in BUILT_IN else len(BUILT_IN), runner)
-
-    return sorted(found, key=order)
+    return sorted(found, key=lambda runner: (*place(runner[0].partition(":")[0]), runner))
 
 
 def dense_lines(panel: Sequence[Row]) -> list[Way]:
@@ -58,7 +53,3 @@ def dense_lines(panel: Sequence[Row]) -> list[Way]:
     row = next(row for row in panel if row.dense)
     named = (baseline_way(row.record), row.best_dense_same, row.best_dense)
     return [way for way in reversed(row.dense) if way.name in named]
-
-
-def _masked(row: Row) -> bool:
-    return row.case.sparsity > 0 and row.sparse_layers is not None and not row.sparse_layers[0]

@@ -78,18 +78,22 @@ def fastest(rows: Iterable[Row]) -> list[tuple[Row, list[Row]]]:
 def _order(row: Row) -> tuple[object, ...]:
     """Dense rows first, then by sparsity, and patterns as csbench lists them."""
     dense = row.case.pattern == "dense"
-    return (not dense, nominal(row), *_place(row.pattern), row.case.pattern, row.case.backend)
+    return (not dense, nominal(row), *place(row.pattern), row.case.pattern, row.case.backend)
 
 
-def _place(pattern: str) -> tuple[int, str]:
+def place(pattern: str) -> tuple[int, str]:
     """Patterns as csbench lists them, then others by name."""
     return (BUILT_IN.index(pattern) if pattern in BUILT_IN else len(BUILT_IN), pattern)
 
 
+def masked(row: Row) -> bool:
+    """Whether a row of sparse weights only multiplied their zeros."""
+    return row.case.sparsity > 0 and row.sparse_layers is not None and not row.sparse_layers[0]
+
+
 def _speed(row: Row) -> tuple[bool, bool, float]:
     """The fastest at the front, those without a time behind; what only multiplied zeros last."""
-    masked = row.case.sparsity > 0 and row.sparse_layers is not None and not row.sparse_layers[0]
-    return (masked, row.time_ms is None, row.time_ms.value if row.time_ms else 0.0)
+    return (masked(row), row.time_ms is None, row.time_ms.value if row.time_ms else 0.0)
 
 
 def _table(rows: list[Row], patterns: Iterable[str], source: Source) -> Table:
@@ -132,7 +136,7 @@ def _not_measured(rows: Iterable[Row], patterns: Iterable[str]) -> tuple[str, ..
         if row.pattern != "dense":
             groups.setdefault(nominal(row), set()).add(row.pattern)
     said = []
-    for name in sorted(set(patterns) - {"dense"}, key=_place):
+    for name in sorted(set(patterns) - {"dense"}, key=place):
         lacking = [percent(sparsity) for sparsity, found in groups.items() if name not in found]
         if lacking:
             where = ", ".join(lacking) if len(lacking) < len(groups) else "any sparsity"

@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from csbench.backends.block import cutlass_layer
 from csbench.kernels import nvrtc
@@ -96,9 +97,17 @@ class Kernel:
 
 
 @contextlib.contextmanager
-def ends_late(predecessor: Callable[[], None]) -> Iterator[None]:
-    """What the kernel before does in the end: it is called when a kernel first waits for it."""
-    Kernel.predecessor = staticmethod(predecessor)
+def ends_late(values: Sequence[Tensor]) -> Iterator[None]:
+    """The kernel before writes these in the end: NaN until a kernel first waits for it."""
+    results = [v.clone() for v in values]
+    for v in values:
+        v.fill_(torch.nan)
+
+    def end() -> None:
+        for v, result in zip(values, results, strict=True):
+            v.copy_(result)
+
+    Kernel.predecessor = staticmethod(end)
     try:
         yield
     finally:

@@ -92,26 +92,13 @@ def error(
     assert tile in made.tiles.values()
     x, added = torch.randn(images, *conv.input_size), torch.randn(images, *conv.output_size)
     given = [packed(v, kind, scale) for v, scale in zip((x, added), scales[:2], strict=True)]
-    with host.ends_late(end_of([*given, made.unscale, made.bias] if late else [])):
+    with host.ends_late([*given, made.unscale, made.bias] if late else []):
         out = made.run_with(tile, given[0], given[1] if residual else None)
     rows = len(conv.bias)
     assert bool((meaning.numbers(out, kind)[..., rows:] == 0).all())
     found = meaning.unpack(out, rows, kind, torch.tensor(scales[2]), torch.float32)
     expected = reference.convolution(conv, x, added if residual else None)
     return reference.relative_error(found, expected)
-
-
-def end_of(values: list[Tensor]) -> Callable[[], None]:
-    """What gives tensors, NaN until then, their values."""
-    results = [v.clone() for v in values]
-    for v in values:
-        v.fill_(torch.nan)
-
-    def end() -> None:
-        for v, result in zip(values, results, strict=True):
-            v.copy_(result)
-
-    return end
 
 
 @pytest.mark.parametrize("name", CONV)
