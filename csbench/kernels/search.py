@@ -18,6 +18,7 @@ from csbench.kernels.graphs import forget_failed_capture
 
 Run = Callable[[], object]
 K = TypeVar("K", bound=Hashable)
+V = TypeVar("V", str, int)
 
 LONG_MS = 4.0  # above this the layers fill the device, and what surrounds them hardly matters
 CALLS = 5  # in one graph, so that the launch of the graph itself weighs little
@@ -57,17 +58,18 @@ def ranking(
 
 
 def in_context(
-    network: Run, chosen: dict[K, str], alternatives: Mapping[K, Sequence[str]], key: object
+    network: Run, chosen: dict[K, V], alternatives: Mapping[K, Sequence[V]], key: object | None
 ) -> None:
     """Improve `chosen` in place, one entry at a time, by the time of the whole network.
 
     A layer alone finds its weights and its code in the caches and overlaps with itself; in a
     network it does not, and another choice may be better there. `network` reads `chosen` when run.
     Choices depend on each other, so this goes on until a whole round changes none, or for SECONDS.
-    What runs, but no graph holds, keeps them.
+    What runs, but no graph holds, keeps them. The outcome is remembered under `key`; None: it is
+    not, because it may be another in the next process.
     """
 
-    def compute() -> list[str]:
+    def compute() -> list[V]:
         end = time.monotonic() + SECONDS
         best, before = _network_ms(network), None
         while chosen != before:
@@ -80,7 +82,7 @@ def in_context(
 
     listed = [[repr(layer), chosen[layer], list(names)] for layer, names in alternatives.items()]
     try:
-        found = remembered((_RULE, key, listed), compute)
+        found = compute() if key is None else remembered((_RULE, key, listed), compute)
     except REFUSALS:
         network()  # an error that is not the graph's comes again
         return
@@ -88,7 +90,7 @@ def in_context(
         chosen[layer] = name
 
 
-def _tried(network: Run, chosen: dict[K, str], layer: K, name: str, best: float) -> float:
+def _tried(network: Run, chosen: dict[K, V], layer: K, name: V, best: float) -> float:
     """Take `name` for a layer if the network then takes less than `best`; its time afterwards."""
     before, chosen[layer] = chosen[layer], name
     try:

@@ -31,7 +31,7 @@ CORES = 2  # for each of the runs side by side
 # Kernel family -> test file, and which of its tests (pytest -k). csbench's own kernels: racecheck
 # finds races in cuSPARSELt's sm90_xmma_sparse_gemm, and no capture succeeds under it.
 SELECTION = {
-    "block/block.cu": ("test_block.py", "test_every_tile and odd and (fp32 or fp16)"),
+    "block/block.cu": ("test_block.py", "test_every_tile and equal and (fp32 or fp16)"),
     "block/planes.cu": ("test_block_stem.py", "test_stem and 5 and fp32"),
     "cutlass/block.cu": ("test_block_cutlass.py", "test_every_tile and ragged and (fp32 or fp16)"),
     "cutlass/persistent.cu": ("test_block_cutlass.py", "test_persistent and ragged"),

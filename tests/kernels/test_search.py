@@ -60,6 +60,21 @@ def test_network_overrules_what_a_layer_alone_prefers(monkeypatch: pytest.Monkey
     assert len(tried) == count  # remembered
 
 
+def test_a_choice_without_a_key_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, fresh_cache: Path
+) -> None:
+    cost = {0: 2.0, 1: 1.0}
+    chosen = {"a": 0}
+    monkeypatch.setattr(search, "_network_ms", lambda network: cost[chosen["a"]])
+    search.in_context(lambda: None, chosen, {"a": range(2)}, key=None)
+    assert chosen == {"a": 1}
+    cost[1] = 3.0
+    chosen["a"] = 0
+    search.in_context(lambda: None, chosen, {"a": range(2)}, key=None)
+    assert chosen == {"a": 0}
+    assert not list(fresh_cache.rglob("*.json"))
+
+
 def test_a_choice_that_is_faster_once_or_cannot_run_is_not_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

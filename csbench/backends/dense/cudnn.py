@@ -71,11 +71,15 @@ class Cudnn:
         )
 
     def lower_network(self, program: Program, case: Case) -> LoweredNetwork:
-        """The whole network in the faster layout, every layer by its fastest algorithm in it."""
+        """The whole network in the faster layout, every layer by its fastest algorithm in it.
+
+        And by the plan of cuDNN's that is fastest there, of those that it finds in this process.
+        """
         lightened = fold_biases(program)
         key = ("cudnn network", _SOURCE, [key_of(conv, case) for conv in lightened.convolutions])
         found = search.remembered(key, partial(_choose_network, lightened, case))
         network = Network(lightened, case, found["layout"], found["algorithms"])
+        network.choose_plans(normal(program.input_size, case, "NCHW"))
         network.settle()
         reports = tuple(
             LayerReport(

@@ -19,12 +19,13 @@ from csbench.backends.dense.algorithms import (
     sample,
     unfolded_bytes,
 )
-from csbench.backends.dense.placements import fastest
+from csbench.backends.dense.placements import ranking
 from csbench.core.case import Case
 from csbench.graph.program import Conv, Program
 from csbench.kernels import search
 
 ALTERNATIVES = 3  # of each layer's algorithms alone, tried again in the network
+_plans: dict[Hashable, dict[Hashable, int]] = {}  # of each network, in this process
 MOST_UNFOLDED = 2**26  # bytes of copied windows; far beyond the caches a copy cannot pay
 
 
@@ -32,12 +33,13 @@ class Layer:
     """One convolution between activations of one layout, by one of its algorithms.
 
     `chosen` holds the algorithm for every layer of the same key, the fastest at first; `known` is
-    what an earlier search came to, and saves this one.
+    what an earlier search came to, and saves this one. `plans` holds, by key and algorithm, which
+    of its placements runs: the number in the order of placements.ranking.
     """
 
     def __init__(
         self, conv: Conv, case: Case, layout: Layout, known: str | None = None,
-        chosen: dict[Hashable, str] | None = None,
+        chosen: dict[Hashable, str] | None = None, plans: dict[Hashable, int] | None = None,
     ) -> None:  # fmt: skip
         self.conv, self.case, self.layout = conv, case, layout
         self.key = (*key_of(conv, case), layout)
@@ -55,13 +57,15 @@ class Layer:
             placed = {n: a for n, a in placed.items() if UNFOLDED not in n}
         x, residual = sample(conv, case, layout)
         with precision(case.dtype):
-            self.algorithms: dict[str, Algorithm] = {}
+            self.algorithms: dict[str, list[Algorithm]] = {}
             for name, algorithms in placed.items():
                 if known in (None, name):
                     asked = [partial(a, x, residual) for a in algorithms]
-                    self.algorithms[name] = algorithms[fastest(asked, (self.key, name))]
-            runs = {name: partial(a, x, residual) for name, a in self.algorithms.items()}
+                    order = ranking(asked, (self.key, name))
+                    self.algorithms[name] = [algorithms[n] for n in order]
+            runs = {name: partial(a[0], x, residual) for name, a in self.algorithms.items()}
             self.ranked = search.ranking(runs, self.key) if known is None else [known]
+        self._plans: dict[Hashable, int] = {} if plans is None else plans
         self._chosen: dict[Hashable, str] = {} if chosen is None else chosen
         self._chosen.setdefault(self.key, self.ranked[0])
 
@@ -73,15 +77,24 @@ class Layer:
     def label(self) -> str:
         return f"{'cuBLAS' if self.chosen.startswith('gemm') else 'cuDNN'} {self.chosen}"
 
+    @property
+    def plans(self) -> list[Algorithm]:
+        """The chosen algorithm in every placement whose plan may be the fastest."""
+        return self.algorithms[self.chosen]
+
     def settled(self) -> Layer:
-        """Itself, holding no more weights than the chosen algorithm needs."""
-        self.algorithms = {self.chosen: self.algorithms[self.chosen]}
+        """Itself, holding no more weights than the chosen algorithm and its plan need."""
+        self.algorithms = {self.chosen: [self._plan()]}
+        self._plans = {}
         return self
 
     def run(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         x, residual = self.ready(x, residual)
         with precision(self.case.dtype):
-            return self.algorithms[self.chosen](x, residual)
+            return self._plan()(x, residual)
+
+    def _plan(self) -> Algorithm:
+        return self.plans[self._plans.get((self.key, self.chosen), 0)]
 
     def ready(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Both in its precision and layout."""
@@ -109,9 +122,10 @@ class Network:
         self, program: Program, case: Case, layout: Layout, known: Sequence[str] | None = None
     ) -> None:
         self._chosen: dict[Hashable, str] = {}
+        self._plans: dict[Hashable, int] = {}
         names: Sequence[str | None] = known or [None] * len(program.convolutions)
         self.layers = [
-            Layer(conv, case, layout, name, self._chosen)
+            Layer(conv, case, layout, name, self._chosen, self._plans)
             for conv, name in zip(program.convolutions, names, strict=True)
         ]
         self._case, self._format = case, FORMATS[layout]
@@ -128,8 +142,24 @@ class Network:
         key = ("cudnn in a network", [layer.key for layer in self.layers])
         search.in_context(partial(self.run, x), self._chosen, ranked, key)
 
+    def choose_plans(self, x: Tensor) -> None:
+        """Choose again among the plans that cuDNN found for each layer, by the time of the network.
+
+        Once in a process: plans last no longer.
+        """
+        layers = {(layer.key, layer.chosen): layer for layer in self.layers}
+        if (network := tuple(layers)) not in _plans:
+            several: dict[Hashable, Sequence[int]] = {
+                key: range(len(layer.plans)) for key, layer in layers.items() if layer.plans[1:]
+            }
+            self._plans.update(dict.fromkeys(several, 0))
+            if several:
+                search.in_context(partial(self.run, x), self._plans, several, key=None)
+            _plans[network] = dict(self._plans)
+        self._plans.update(_plans[network])
+
     def settle(self) -> None:
-        """Let go of the weights that the chosen algorithms do not need."""
+        """Let go of the weights that the chosen algorithms and plans do not need."""
         for layer in self.layers:
             layer.settled()
 

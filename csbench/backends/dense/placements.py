@@ -18,7 +18,7 @@ from csbench.kernels import search
 SHORT_MS = 0.1  # one reading tells plans apart that take longer
 SHIFT = 16  # bytes: as much as the widest load wants, less than the alignment that torch looks for
 
-_fastest: dict[Hashable, int] = {}  # a plan, too, lives as long as its process
+_ranked: dict[Hashable, list[int]] = {}  # a plan, too, lives as long as its process
 
 
 def placements(t: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,24 +28,25 @@ def placements(t: Tensor) -> tuple[Tensor, Tensor]:
     return t, torch.as_strided(room, t.size(), t.stride(), first).copy_(t)
 
 
-def fastest(runs: Sequence[search.Run], key: Hashable) -> int:
-    """Which of an algorithm's placements is the one that cuDNN found its fastest plan for.
+def ranking(runs: Sequence[search.Run], key: Hashable) -> list[int]:
+    """An algorithm's placements, the one first that cuDNN found its fastest plan for.
 
-    `key` names the algorithm and its shape: all layers alike have the same plans in this process.
+    One alone where they need not be told apart. `key` names the algorithm and its shape: all
+    layers alike have the same plans in this process.
     """
-    if key not in _fastest:
-        _fastest[key] = _measured(runs)
-    return _fastest[key]
+    if key not in _ranked:
+        _ranked[key] = _measured(runs)
+    return _ranked[key]
 
 
-def _measured(runs: Sequence[search.Run]) -> int:
+def _measured(runs: Sequence[search.Run]) -> list[int]:
     if len(runs) == 1:
-        return 0
+        return [0]
     try:
         first = search.measure({"0": runs[0]})
         if first["0"] > SHORT_MS:
-            return 0
+            return [0]
         times = search.measure({str(n): run for n, run in enumerate(runs)})
     except RuntimeError:  # an algorithm that this shape does not have
-        return 0
-    return int(min(times, key=times.__getitem__))
+        return [0]
+    return [int(n) for n in sorted(times, key=times.__getitem__)]

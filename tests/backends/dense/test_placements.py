@@ -15,7 +15,7 @@ Measure = Callable[[Mapping[str, search.Run]], dict[str, float]]
 
 @pytest.fixture(autouse=True)
 def no_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placements, "_fastest", {})
+    monkeypatch.setattr(placements, "_ranked", {})
 
 
 def measuring(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -47,29 +47,29 @@ def test_a_placement_holds_the_same_at_another_alignment(
     assert second.data_ptr() % 32 == placements.SHIFT
 
 
-def test_the_fastest_placement_is_taken_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_placements_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = measuring(monkeypatch)
-    assert placements.fastest(taking(0.009, 0.007, 0.008), "3x3") == 1
-    assert placements.fastest(taking(0.001, 0.007, 0.008), "3x3") == 1
-    assert placements.fastest(taking(0.001, 0.007, 0.008), "1x1") == 0
+    assert placements.ranking(taking(0.009, 0.007, 0.008), "3x3") == [1, 2, 0]
+    assert placements.ranking(taking(0.001, 0.007, 0.008), "3x3") == [1, 2, 0]
+    assert placements.ranking(taking(0.001, 0.007, 0.008), "1x1") == [0, 1, 2]
     assert seen == [1, 3, 1, 3]
 
 
 def test_a_long_call_is_told_apart_by_one_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = measuring(monkeypatch)
-    assert placements.fastest(taking(1.1 * placements.SHORT_MS, 0.001), "large") == 0
+    assert placements.ranking(taking(1.1 * placements.SHORT_MS, 0.001), "large") == [0]
     assert seen == [1]
 
 
-def test_what_does_not_run_is_left_to_the_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_run_is_left_to_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(candidates: object) -> dict[str, float]:
         raise RuntimeError("no candidate runs")
 
     monkeypatch.setattr(search, "measure", measure)
-    assert placements.fastest(taking(0.1, 0.1), "refused") == 0
+    assert placements.ranking(taking(0.1, 0.1), "refused") == [0]
 
 
 def test_what_has_one_placement_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = measuring(monkeypatch)
-    assert placements.fastest(taking(0.1), "gemm") == 0
+    assert placements.ranking(taking(0.1), "gemm") == [0]
     assert seen == []
