@@ -42,6 +42,7 @@ SUBJECTS = (
 )
 LAYER = "layer3.1.conv2"
 SAMPLES = 50  # of csbench's clock
+ROUNDS = 5  # of the timers by turns, so that a GPU that changes its pace does so for all
 # nvbench is told what to launch in Python, which takes 0.03 ms: its batches of less say nothing.
 LAUNCHED_MS = 0.05
 BATCH_MS = 20.0  # of replays between two looks at the host's clock, which a synchronisation ends
@@ -133,10 +134,22 @@ def _rows() -> Iterator[Row]:
             )  # fmt: skip
             subject = Subject(library.sparse(case), case)
             replay = subject.replay(subject.lower(registry.get(name), dense, case), seed=0)
-            warm = median(sample_alone(CudaClock(), replay, SAMPLES))
-            cold = median(sample_alone(CudaClock(flusher("cuda")), replay, SAMPLES))
-            flushed = do_bench(replay, warmup=100, rep=500, return_mode="median")
-            yield Row(case, replay, warm, _host_ms(replay, warm), cold, flushed)
+            yield Row(case, replay, *_by_turns(replay))
+
+
+def _by_turns(replay: Replay) -> list[float]:
+    """Milliseconds by each timer, as Row has them: the median of its rounds."""
+    flush, about = flusher("cuda"), median(sample_alone(CudaClock(), replay, SAMPLES))
+    rounds = [
+        (
+            median(sample_alone(CudaClock(), replay, SAMPLES)),
+            _host_ms(replay, about),
+            median(sample_alone(CudaClock(flush), replay, SAMPLES)),
+            do_bench(replay, warmup=50, rep=100, return_mode="median"),
+        )
+        for _ in range(ROUNDS)
+    ]
+    return [median(found) for found in zip(*rounds, strict=True)]
 
 
 def _host_ms(run: Callable[[], None], about_ms: float) -> float:
@@ -148,7 +161,7 @@ def _host_ms(run: Callable[[], None], about_ms: float) -> float:
         torch.cuda.synchronize()
 
     timer = Timer("batch()", globals={"batch": batch})
-    return 1e3 * float(timer.blocked_autorange(min_run_time=0.5).median) / count
+    return 1e3 * float(timer.blocked_autorange(min_run_time=0.2).median) / count
 
 
 def _cells(row: Row) -> tuple[str, ...]:
