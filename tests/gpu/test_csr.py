@@ -14,7 +14,7 @@ from csbench.backends.conformance.network import INPUT, small_program
 from csbench.backends.csr import gpu as gpu_csr
 from csbench.backends.csr import network
 from csbench.backends.csr.cusparse import CuSparse
-from csbench.backends.csr.layer import CsrLayer, shape_of
+from csbench.backends.csr.layer import CsrLayer, shape_of, word_of
 from csbench.core.pattern import parse
 from csbench.core.tolerance import tolerance
 from csbench.graph import reference
@@ -66,7 +66,7 @@ def test_every_width_equals_the_reference(shape: str, dtype: str) -> None:
     conv = layer(**AWKWARD[shape])
     for batch in (1, 5):
         made = variants(conv, dtype, batch)
-        launch.compile_all(made, TORCH_DTYPE[dtype])
+        launch.compile_all(made, word_of(case(dtype, batch)))
         for variant in made:
             assert error(variant, conv, case(dtype, batch, "cuda")) < TOLERANCE[dtype], str(variant)
 
@@ -87,7 +87,7 @@ def test_every_timed_variant_equals_the_reference(conv: Conv, batch: int, dtype:
     given = case(dtype, batch, "cuda")
     made = [v for v in CsrLayer(conv, given).variants.values() if not isinstance(v, CuSparse)]
     assert len(made) > 2
-    launch.compile_all(made, TORCH_DTYPE[dtype])
+    launch.compile_all(made, word_of(given))
     for variant in made:
         assert error(variant, conv, given) < 2 * TOLERANCE[dtype], str(variant)
 

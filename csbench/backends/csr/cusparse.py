@@ -45,7 +45,7 @@ class CuSparse:
 def fits(conv: Conv, dtype: torch.dtype) -> bool:
     """Whether the layer is such a product.
 
-    Not in fp16 and bf16: there two images share a word, which would have to be taken apart before
+    Not in words of fp16 and bf16: two images share one, which would have to be taken apart before
     a product of plain tensors and put together again behind it. That was never tried.
     """
     pointwise = tuple(conv.weight.shape[2:]) == (1, 1) and conv.padding == (0, 0)

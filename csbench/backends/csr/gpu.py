@@ -46,9 +46,9 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     layer.keep([name])
 
     def leave(out: Tensor, *own: Tensor) -> Tensor:
-        return launch.from_words(out, case.batch)
+        return launch.from_words(out, case.batch, layer.dtype)
 
-    enter = alike(partial(launch.to_words, dtype=layer.dtype))
+    enter = alike(partial(launch.to_words, dtype=layer.word))
     inside = Inside(enter, partial(layer.run, name), leave)
     return LoweredConv(
         run=inside, inside=inside, weight_bytes=layer.variants[name].bytes,

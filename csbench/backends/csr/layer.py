@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from functools import partial
 
@@ -27,16 +28,16 @@ class CsrLayer:
     """A layer's weight, and the kernels that can run it by name; packed when first run."""
 
     def __init__(self, conv: Conv, case: Case) -> None:
-        self.conv, self.dtype = conv, TORCH_DTYPE[case.dtype]
+        self.conv, self.dtype, self.word = conv, TORCH_DTYPE[case.dtype], word_of(case)
         self.shape = shape_of(conv, case)
         self.bias = conv.bias.float().to(case.device)
         stored = conv.weight.to(case.device, self.dtype).float()
         self.weight = Weight(stored)
         found: list[Variant | CuSparse] = list(
-            candidates.variants(self.weight, self.shape, self.dtype)
+            candidates.variants(self.weight, self.shape, self.word)
         )
-        if fits_cusparse(conv, self.dtype):
-            found.append(CuSparse(conv, case.device))
+        if fits_cusparse(conv, self.word):
+            found.append(CuSparse(dataclasses.replace(conv, weight=stored), case.device))
         self.variants = {str(variant): variant for variant in found}
         self.names = sorted(self.variants)  # all of them, also after keep()
 
@@ -45,7 +46,7 @@ class CsrLayer:
         """What decides the time of its variants; layers of equal signature choose alike."""
         density = round(self.weight.kept / self.weight.values.numel(), 2)
         return (
-            tuple(self.shape), density, self.dtype, self.conv.activation, self.conv.residual,
+            tuple(self.shape), density, self.word, self.conv.activation, self.conv.residual,
             tuple(self.names),
         )  # fmt: skip
 
@@ -54,8 +55,8 @@ class CsrLayer:
         lowered_for = [self.shape.images, *self.conv.input_size]
         if list(x.shape[:4]) != lowered_for:
             raise BackendError(
-                f"the layer was lowered for words of {lowered_for} (images of fp16 and bf16 in "
-                f"pairs), not {list(x.shape[:4])}"
+                f"the layer was lowered for words of {lowered_for} (several images of fp16 or bf16 "
+                f"in pairs), not {list(x.shape[:4])}"
             )
         variant = self.variants[name]
         if isinstance(variant, CuSparse):
@@ -83,21 +84,27 @@ class CsrLayer:
         if isinstance(variant, CuSparse) or not self.weight.kept:
             return name
         made = variant.v * self.weight.columns(variant.v) / self.weight.kept
-        return f"{name}, {made:.2f} products a weight"
+        widened = ", one image as fp32" if self.word != self.dtype else ""
+        return f"{name}, {made:.2f} products a weight{widened}"
 
     def _sample(self, size: tuple[int, int, int]) -> Tensor:
-        images = self.shape.images * (1 if self.dtype == torch.float32 else 2)
+        images = self.shape.images * (1 if self.word == torch.float32 else 2)
         x = torch.randn(images, *size, device=self.bias.device)
-        return launch.to_words(x, self.dtype)
+        return launch.to_words(x, self.word)
 
     def _compile(self) -> None:
         own = [v for v in self.variants.values() if not isinstance(v, CuSparse)]
-        launch.compile_all(own, self.dtype)
+        launch.compile_all(own, self.word)
+
+
+def word_of(case: Case) -> torch.dtype:
+    """The numbers that words hold: of one image in halves float32, or half of each were padding."""
+    return TORCH_DTYPE[case.dtype] if case.batch > 1 else torch.float32
 
 
 def shape_of(conv: Conv, case: Case) -> Shape:
     """The layer as the kernels see it: images in words, two of them to a word of halves."""
-    a_word = 1 if TORCH_DTYPE[case.dtype] == torch.float32 else 2
+    a_word = 1 if word_of(case) == torch.float32 else 2
     _, _, *kernel = conv.weight.shape
     return Shape(
         -(-case.batch // a_word), conv.input_size[0], conv.input_size[1:], conv.output_size[0],

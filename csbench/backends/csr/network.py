@@ -11,7 +11,7 @@ from csbench.backends.base import TORCH_DTYPE, LoweredConv, LoweredNetwork, Run,
 from csbench.backends.chain import Call, in_turn
 from csbench.backends.cs.lowering import Lowering
 from csbench.backends.csr.gpu import lower, missing, why_not
-from csbench.backends.csr.layer import CsrLayer
+from csbench.backends.csr.layer import CsrLayer, word_of
 from csbench.backends.dense.algorithms import normal
 from csbench.backends.dense.cudnn import Cudnn
 from csbench.core.case import Case
@@ -69,9 +69,9 @@ class _Lowering(Lowering):
         if (value in self.words) == words:
             return value
         convert = (
-            partial(launch.to_words, dtype=self.dtype)
+            partial(launch.to_words, dtype=word_of(self.case))
             if words
-            else partial(launch.from_words, batch=self.case.batch)
+            else partial(launch.from_words, batch=self.case.batch, dtype=self.dtype)
         )
         return self.converted(value, "words" if words else "plain", convert)
 

@@ -95,11 +95,11 @@ def to_words(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
-def from_words(words: Tensor, batch: int) -> Tensor:
+def from_words(words: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
     """The activations [batch, C, H, W] again."""
-    if words.dim() == 4:
-        return words
-    return words.permute(0, 4, 1, 2, 3).flatten(0, 1)[:batch]
+    if words.dim() > 4:
+        words = words.permute(0, 4, 1, 2, 3).flatten(0, 1)[:batch]
+    return words.to(dtype)
 
 
 def shared_memory(blocks: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from csbench.backends.base import TORCH_DTYPE
+from csbench.backends.csr.layer import word_of
 from csbench.core.case import Case
 from csbench.core.pattern import parse
 from csbench.graph import reference
@@ -59,7 +60,7 @@ def inputs(conv: Conv, given: Case, seed: int = 1) -> list[Tensor]:
 def error(variant: Variant, conv: Conv, given: Case) -> float:
     """Of one variant against float64, on an output that is NaN until it is written."""
     kind, tensors = TORCH_DTYPE[given.dtype], inputs(conv, given)
-    words = [launch.to_words(t, kind) for t in tensors]
+    words = [launch.to_words(t, word_of(given)) for t in tensors]
     y = words[0].new_full((len(words[0]), *conv.output_size, *words[0].shape[4:]), torch.nan)
     residual = words[1] if conv.residual else None
     launch.launch(
@@ -67,7 +68,7 @@ def error(variant: Variant, conv: Conv, given: Case) -> float:
         ACTIVATIONS.index(conv.activation),
     )  # fmt: skip
     expected = reference.convolution(conv, *tensors)
-    return reference.relative_error(launch.from_words(y, given.batch), expected)
+    return reference.relative_error(launch.from_words(y, given.batch, kind), expected)
 
 
 AWKWARD: dict[str, dict[str, Any]] = {

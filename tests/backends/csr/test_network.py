@@ -81,6 +81,24 @@ def test_halves_are_paired_once_and_parted_once(monkeypatch: pytest.MonkeyPatch)
     assert changes == ["to_words", "from_words"]
 
 
+@pytest.mark.parametrize(("batch", "words"), [(1, torch.float32), (2, torch.float16)])
+def test_no_word_is_half_padding(
+    batch: int, words: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.dtype] = []
+    run = launch.launch
+
+    def launched(variant: launch.Variant, x: Tensor, *rest: Any) -> None:
+        seen.append(x.dtype)
+        run(variant, x, *rest)
+
+    monkeypatch.setattr(launch, "launch", launched)
+    lowered = network.lower_network(program(), case("fp16", batch))
+    assert set(seen) == {words}
+    sparse = [layer for layer in lowered.layers if layer.ran == "sparse"]
+    assert all((batch == 1) == ("one image as fp32" in (a.algorithm or "")) for a in sparse)
+
+
 def counted(name: str, function: Any, calls: list[str]) -> Any:
     def run(*given: Any, **named: Any) -> Any:
         calls.append(name)
