@@ -22,8 +22,8 @@ from csbench.core.statistics import median
 from csbench.errors import BackendError
 
 # Dense ways beside the baseline are side figures: a few samples of each, in the case's precision
-# and in the halves, which are the fastest. On a GPU bf16 takes fp16's time or more, and preparing a
-# network takes seconds.
+# and in the halves, which are the fastest. On a GPU bf16 takes fp16's time within 1 %, or more, and
+# preparing a network takes seconds.
 _SAMPLES = 10
 _HALVES = {"cpu": ("fp16", "bf16"), "cuda": ("fp16",)}
 

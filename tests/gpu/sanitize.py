@@ -31,7 +31,7 @@ CORES = 2  # for each of the runs side by side
 # Kernel family -> test file, and which of its tests (pytest -k). csbench's own kernels: racecheck
 # finds races in cuSPARSELt's sm90_xmma_sparse_gemm, and no capture succeeds under it.
 SELECTION = {
-    "block/block.cu": ("test_block.py", "test_every_tile and equal and (fp32 or fp16)"),
+    "block/block.cu": ("test_block.py", "test_every_tile and shares and (fp32 or fp16)"),
     "block/planes.cu": ("test_block_stem.py", "test_stem and 5 and fp32"),
     "cutlass/block.cu": ("test_block_cutlass.py", "test_every_tile and ragged and (fp32 or fp16)"),
     "cutlass/persistent.cu": ("test_block_cutlass.py", "test_persistent and ragged"),
@@ -61,7 +61,7 @@ SELECTION = {
     "cusparselt/windows.cu": ("test_nm.py", "test_windows"),
     "csr/staged.cu, direct.cu": (
         "test_csr.py",
-        "(test_every_width and residual and fp32) or (test_every_timed and image and fp16)",
+        "(test_every_width and residual and (fp32 or fp16)) or (test_every_timed and image)",
     ),
     "training/sr_ste.cu": ("test_sr_ste.py", "5:12 or equal_weights or another_order"),
 }
@@ -70,7 +70,7 @@ SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
 # Racecheck orders the reads of what a bulk copy without tensor map (cp.async.bulk) has written not
 # by the mbarrier that counts the copy's bytes, so it finds a race wherever threads read such a
 # copy; with tensor maps it finds none in the same code. That waits and releases are right is shown
-# by tests/kernels/host, where the four kernels that it names run with copies that come late and in
+# by tests/kernels/host, where the kernels that it names run with copies that come late and in
 # any order. They are counted apart.
 RACE = re.compile(
     r"={9} Error: Race reported between .*?(?=={9} *\n|={9} Error|={9} RACECHECK)", re.S

@@ -79,8 +79,9 @@ def test_every_width_equals_the_reference(shape: str, dtype: str) -> None:
         (layer(256, 256, (3, 3), (14, 14), density=0.1), 32),
         (layer(64, 256, (1, 1), (28, 28), density=0.1, residual=True), 32),
         (layer(512, 512, (3, 3), (7, 7), density=0.06), 1),
+        (layer(512, 512, (3, 3), (7, 7), density=0.06), 2),
     ],
-    ids=["3x3", "1x1", "one image"],
+    ids=["3x3", "1x1", "one image", "two images"],
 )
 def test_every_timed_variant_equals_the_reference(conv: Conv, batch: int, dtype: str) -> None:
     """More blocks than multiprocessors, several chunks, and the sizes that a search times."""
@@ -93,15 +94,19 @@ def test_every_timed_variant_equals_the_reference(conv: Conv, batch: int, dtype:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "batch"), [("fp32", 1), ("fp32", 3), ("fp16", 1), ("bf16", 1)])
 @pytest.mark.parametrize("residual", [False, True])
-def test_cusparse_equals_the_reference(residual: bool) -> None:
-    for batch, stride in ((1, 1), (3, 2)):
+def test_cusparse_equals_the_reference(residual: bool, dtype: str, batch: int) -> None:
+    for stride in (1, 2):
         conv = layer(48, 40, (1, 1), (9, 7), stride=(stride, stride), residual=residual)
-        given = case("fp32", batch, "cuda")
-        x, *rest = inputs(conv, given)
-        out = CuSparse(conv, "cuda").run(x, rest[0] if residual else None)
-        expected = reference.convolution(conv, x, *rest)
-        assert reference.relative_error(out, expected) < TOLERANCE["fp32"]
+        given = case(dtype, batch, "cuda")
+        made = CsrLayer(conv, given)
+        (name,) = (n for n, variant in made.variants.items() if isinstance(variant, CuSparse))
+        tensors = inputs(conv, given)
+        out = made.run(name, *(launch.to_words(t, made.word) for t in tensors))
+        got = launch.from_words(out, batch, made.dtype)
+        expected = reference.convolution(conv, *tensors)
+        assert reference.relative_error(got, expected) < TOLERANCE[dtype]
 
 
 @pytest.mark.gpu

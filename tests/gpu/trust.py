@@ -42,7 +42,7 @@ SUBJECTS = (
 )
 LAYER = "layer3.1.conv2"
 SAMPLES = 50  # of csbench's clock
-ROUNDS = 5  # of the timers by turns, so that a GPU that changes its pace does so for all
+ROUNDS = 5  # by turns of all timers but nvbench, so that a change of pace meets each of them
 # nvbench is told what to launch in Python, which takes 0.03 ms: its batches of less say nothing.
 LAUNCHED_MS = 0.05
 BATCH_MS = 20.0  # of replays between two looks at the host's clock, which a synchronisation ends

@@ -125,7 +125,7 @@ def test_a_candidate_that_torch_or_the_driver_refuses_is_left_out(
     def driver_refuses() -> None:
         raise BackendError("launching kernel 'conv': invalid argument")
 
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(search, "_stream", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(search, "_capture", capture)
     monkeypatch.setattr(search, "_milliseconds", lambda graph, stream, min_ms: 5.0)
@@ -133,6 +133,17 @@ def test_a_candidate_that_torch_or_the_driver_refuses_is_left_out(
     assert search.measure({**refused, "c": lambda: None}) == {"c": 1.0}
     with pytest.raises(RuntimeError, match="no candidate runs: a: no such algorithm; b: launching"):
         search.measure(refused)
+
+
+def test_searches_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_streams", {})
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    device = 0
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: device)
+    first = search._stream()
+    assert search._stream() is first
+    device = 1
+    assert search._stream() is not first
 
 
 def test_long_networks_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

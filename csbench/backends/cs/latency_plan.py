@@ -72,6 +72,8 @@ class Prepared:
             kept = "vectors", round(self.packed.units.density, 3), tuple(self.ways)
             if in_runs(self.layer.conv):  # which take fewer records
                 kept = (*kept, "in runs")
+            elif self.packed.rows_together:
+                kept = (*kept, "rows together")
         floats = self.out_order is None
         return self.layer.shape, order, kept, self.split, self._adds, floats
 

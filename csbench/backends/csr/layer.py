@@ -81,11 +81,12 @@ class CsrLayer:
     def describe(self, name: str) -> str:
         """A line for the records, with the products made for each kept weight."""
         variant = self.variants[name]
+        if self.word != self.dtype:
+            name += ", one image as fp32"
         if isinstance(variant, CuSparse) or not self.weight.kept:
             return name
         made = variant.v * self.weight.columns(variant.v) / self.weight.kept
-        widened = ", one image as fp32" if self.word != self.dtype else ""
-        return f"{name}, {made:.2f} products a weight{widened}"
+        return f"{name}, {made:.2f} products a weight"
 
     def _sample(self, size: tuple[int, int, int]) -> Tensor:
         images = self.shape.images * (1 if self.word == torch.float32 else 2)

@@ -25,21 +25,22 @@ from csbench.graph.program import Conv, Program
 from csbench.kernels import search
 
 ALTERNATIVES = 3  # of each layer's algorithms alone, tried again in the network
-_plans: dict[Hashable, dict[Hashable, int]] = {}  # of each network, in this process
 MOST_UNFOLDED = 2**26  # bytes of copied windows; far beyond the caches a copy cannot pay
+
+_settled: dict[Hashable, dict[Hashable, int]] = {}  # what is taken in each network, in this process
 
 
 class Layer:
     """One convolution between activations of one layout, by one of its algorithms.
 
     `chosen` holds the algorithm for every layer of the same key, the fastest at first; `known` is
-    what an earlier search came to, and saves this one. `plans` holds, by key and algorithm, which
+    what an earlier search came to, and saves this one. `taken` holds, by key and algorithm, which
     of its placements runs: the number in the order of placements.ranking.
     """
 
     def __init__(
         self, conv: Conv, case: Case, layout: Layout, known: str | None = None,
-        chosen: dict[Hashable, str] | None = None, plans: dict[Hashable, int] | None = None,
+        chosen: dict[Hashable, str] | None = None, taken: dict[Hashable, int] | None = None,
     ) -> None:  # fmt: skip
         self.conv, self.case, self.layout = conv, case, layout
         self.key = (*key_of(conv, case), layout)
@@ -65,7 +66,7 @@ class Layer:
                     self.algorithms[name] = [algorithms[n] for n in order]
             runs = {name: partial(a[0], x, residual) for name, a in self.algorithms.items()}
             self.ranked = search.ranking(runs, self.key) if known is None else [known]
-        self._plans: dict[Hashable, int] = {} if plans is None else plans
+        self._taken: dict[Hashable, int] = {} if taken is None else taken
         self._chosen: dict[Hashable, str] = {} if chosen is None else chosen
         self._chosen.setdefault(self.key, self.ranked[0])
 
@@ -85,7 +86,7 @@ class Layer:
     def settled(self) -> Layer:
         """Itself, holding no more weights than the chosen algorithm and its plan need."""
         self.algorithms = {self.chosen: [self._plan()]}
-        self._plans = {}
+        self._taken = {}
         return self
 
     def run(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -94,7 +95,7 @@ class Layer:
             return self._plan()(x, residual)
 
     def _plan(self) -> Algorithm:
-        return self.plans[self._plans.get((self.key, self.chosen), 0)]
+        return self.plans[self._taken.get((self.key, self.chosen), 0)]
 
     def ready(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Both in its precision and layout."""
@@ -122,10 +123,10 @@ class Network:
         self, program: Program, case: Case, layout: Layout, known: Sequence[str] | None = None
     ) -> None:
         self._chosen: dict[Hashable, str] = {}
-        self._plans: dict[Hashable, int] = {}
+        self._taken: dict[Hashable, int] = {}
         names: Sequence[str | None] = known or [None] * len(program.convolutions)
         self.layers = [
-            Layer(conv, case, layout, name, self._chosen, self._plans)
+            Layer(conv, case, layout, name, self._chosen, self._taken)
             for conv, name in zip(program.convolutions, names, strict=True)
         ]
         self._case, self._format = case, FORMATS[layout]
@@ -148,15 +149,15 @@ class Network:
         Once in a process: plans last no longer.
         """
         layers = {(layer.key, layer.chosen): layer for layer in self.layers}
-        if (network := tuple(layers)) not in _plans:
+        if (network := tuple(layers)) not in _settled:
             several: dict[Hashable, Sequence[int]] = {
                 key: range(len(layer.plans)) for key, layer in layers.items() if layer.plans[1:]
             }
-            self._plans.update(dict.fromkeys(several, 0))
+            self._taken.update(dict.fromkeys(several, 0))
             if several:
-                search.in_context(partial(self.run, x), self._plans, several, key=None)
-            _plans[network] = dict(self._plans)
-        self._plans.update(_plans[network])
+                search.in_context(partial(self.run, x), self._taken, several, key=None)
+            _settled[network] = dict(self._taken)
+        self._taken.update(_settled[network])
 
     def settle(self) -> None:
         """Let go of the weights that the chosen algorithms and plans do not need."""

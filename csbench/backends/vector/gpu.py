@@ -11,6 +11,7 @@ from csbench.backends.base import LoweredConv, LoweredNetwork
 from csbench.backends.cs import latency
 from csbench.backends.vector import gather
 from csbench.backends.vector.gather import missing, why_not
+from csbench.backends.vector.together import rows_together
 from csbench.core.case import Case
 from csbench.graph.program import Conv, Program
 from csbench.kernels.gather.layout import EIGHT
@@ -33,6 +34,7 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
 def lower_network(program: Program, case: Case, *, sparse: bool = True) -> LoweredNetwork:
     """The network by the kernels for so many images; without `sparse` every layer dense on those
     that the sparse network runs on."""
-    few = case.batch < EIGHT
-    found = latency.lower_network(program, case, sparse=sparse) if few else None
+    found = None
+    if case.batch < EIGHT:  # their pixels hold all channels
+        found = latency.lower_network(rows_together(program), case, sparse=sparse)
     return found or gather.lower_network(program, case, sparse=sparse)

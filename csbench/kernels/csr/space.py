@@ -16,7 +16,7 @@ MAX_PHASES = 4  # of rows and of columns: the arrays in staged.cu
 
 
 class Shape(NamedTuple):
-    """A convolution without its weights; `images` counts words (pairs of images in fp16, bf16)."""
+    """A convolution without its weights; `images` counts words (see word_of)."""
 
     images: int
     channels: int

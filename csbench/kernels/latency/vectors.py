@@ -69,6 +69,12 @@ class Vectors:
         """Of each kept column where its channel stands in the input's order, int64."""
         return _place(self.units, self.order)
 
+    @cached_property
+    def rows_together(self) -> bool:
+        """Whether the rows of every unit are neighbours in the output, which are stored at once."""
+        rows = self.units.rows
+        return bool((rows.amax(1) - rows.amin(1) == UNIT - 1).all())
+
     def most(self, chunk_log: int) -> int:
         """Bytes of the most records of a unit in a chunk of 2 ** chunk_log steps."""
         return most(self.units, self.order, len(self.parts), chunk_log)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from csbench.backends.base import TORCH_DTYPE
 from csbench.backends.csr.cusparse import CuSparse, fits
+from csbench.backends.csr.layer import CsrLayer
 from csbench.graph import reference
+from csbench.kernels.csr import launch
 from tests.backends.csr.layers import TOLERANCE, case, inputs, layer
 
 POINTWISE: dict[str, dict[str, Any]] = {
@@ -49,3 +52,23 @@ def test_only_pointwise_layers_in_fp32_fit() -> None:
     assert not fits(layer(8, 8, (1, 1), (6, 6), padding=(1, 1)), torch.float32)
     vast = torch.zeros(1).expand(2**16, 2**15, 1, 1)  # takes no memory
     assert not fits(dataclasses.replace(conv, weight=vast), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("shape", POINTWISE)
+def test_one_image_of_halves_is_a_product_in_fp32(shape: str, dtype: str) -> None:
+    conv, given = layer(**POINTWISE[shape]), case(dtype, batch=1)
+    made = CsrLayer(conv, given)
+    (name,) = (n for n, variant in made.variants.items() if isinstance(variant, CuSparse))
+    assert made.describe(name) == "cuSPARSE, int32 indices, one image as fp32"
+    tensors = inputs(conv, given)
+    out = made.run(name, *(launch.to_words(t, made.word) for t in tensors))
+    got = launch.from_words(out, 1, made.dtype)
+    assert got.dtype == TORCH_DTYPE[dtype]
+    expected = reference.convolution(conv, *tensors)
+    assert reference.relative_error(got, expected) < TOLERANCE[dtype]
+
+
+def test_several_images_of_halves_are_not() -> None:
+    variants = CsrLayer(layer(**POINTWISE["1x1"]), case("fp16", batch=2)).variants
+    assert variants and not any(isinstance(v, CuSparse) for v in variants.values())

@@ -111,6 +111,9 @@ def test_another_batch_is_refused() -> None:
     lowered = network.lower_network(program(), case("fp32", 2))
     with pytest.raises(BackendError, match=r"lowered for words of \[2, 64, 8, 8\].*not \[3, 64"):
         lowered(torch.randn(3, *INPUT))
+    lowered = network.lower_network(program(), case("fp16", 1))
+    with pytest.raises(BackendError, match=r"lowered for words of \[1, 64, 8, 8\].*not \[2, 64"):
+        lowered(torch.randn(2, *INPUT).half())
 
 
 def test_a_grouped_layer_runs_dense_and_says_why() -> None:

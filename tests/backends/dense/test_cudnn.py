@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from csbench.backends.dense import cudnn
+from csbench.graph.program import Program, Step
 from csbench.kernels import search
 from tests.backends.cases import case, conv
 
@@ -38,3 +39,32 @@ def test_layouts_that_chose_alike_share_their_weights(monkeypatch: pytest.Monkey
     assert made == [("NHWC", "fused"), ("NCHW", "gemm")]
     assert lowered.algorithm == "NCHW gemm, NHWC fused"
     assert str(lowered(torch.ones(1, 8, 7, 5))) == "NHWC fused"
+
+
+def test_plans_are_chosen_in_the_network_before_the_others_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    class Network:
+        layers: tuple[object, ...] = ()
+
+        def __init__(self, program: object, case: object, layout: str, known: list[str]) -> None:
+            done.append(f"{layout} {known}")
+
+        def choose_plans(self, x: Tensor) -> None:
+            done.append(f"plans for {list(x.shape)}")
+
+        def settle(self) -> None:
+            done.append("settled")
+
+        def run(self, x: Tensor) -> str:
+            return "ran"
+
+    found = {"layout": "NHWC", "algorithms": ["fused NHWC"]}
+    monkeypatch.setattr(search, "remembered", lambda key, compute: found)
+    monkeypatch.setattr(cudnn, "Network", Network)
+    program = Program("test", (8, 7, 5), (Step(conv(), (0,), 1, "conv"),), 1)
+    lowered = cudnn.Cudnn().lower_network(program, case(batch=2))
+    assert done == ["NHWC ['fused NHWC']", "plans for [2, 8, 7, 5]", "settled"]
+    assert str(lowered(torch.ones(2, 8, 7, 5))) == "ran"

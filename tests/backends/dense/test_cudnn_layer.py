@@ -99,7 +99,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         run()
         return sum(COST[item] for item in seen)
 
-    monkeypatch.setattr(cudnn_layer, "_plans", {})
+    monkeypatch.setattr(cudnn_layer, "_settled", {})
     monkeypatch.setattr(cudnn_layer, "ranking", lambda runs, key: list(range(len(runs))))
     monkeypatch.setattr(search, "_network_ms", network_ms)
     monkeypatch.setattr(DenseConv, "algorithms", algorithms)
@@ -151,3 +151,20 @@ def test_a_network_of_long_calls_is_not_measured(
     made.choose_plans(torch.randn(1, 8, 7, 5))
     assert ran == []
     assert plans(made, ran) == [("3x3", 3), ("3x3", 3)]
+
+
+def test_what_no_graph_holds_keeps_the_plans_that_are_fastest_alone(
+    ran: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def refused(run: search.Run) -> float:
+        tries.append(1)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(search, "_network_ms", refused)
+    for _ in range(2):
+        made = network(3, 1)
+        made.choose_plans(torch.randn(1, 8, 7, 5))
+        assert plans(made, ran) == [("3x3", 0), ("1x1", 0)]
+    assert len(tries) == 1

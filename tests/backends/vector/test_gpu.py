@@ -77,6 +77,28 @@ def test_a_network_and_its_dense_twin_run_on_the_same(
     assert taken == [(expected, sparse)]
 
 
+@pytest.mark.parametrize(("batch", "moved"), [(7, True), (8, False)])
+def test_rows_come_together_for_few_images(
+    batch: int, moved: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Program] = []
+
+    def lower(program: Program, *_: Any, **named: Any) -> str:
+        seen.append(program)
+        return "a network"
+
+    for module in (latency, gather):
+        monkeypatch.setattr(module, "lower_network", lower)
+    given = nets.program("ovw:8@75%")
+    gpu.lower_network(given, replace(case(), batch=batch))
+    (lowered,) = seen
+    same = [
+        torch.equal(a.weight, b.weight)
+        for a, b in zip(given.convolutions, lowered.convolutions, strict=True)
+    ]
+    assert all(same) != moved
+
+
 def test_other_patterns_beside_vectors_are_refused() -> None:
     vectors, others = nets.program("ovw:32@75%"), nets.program("cs:4")
     steps = tuple(

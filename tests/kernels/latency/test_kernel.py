@@ -11,6 +11,7 @@ import torch
 from csbench.backends.cs import latency_layer as layers
 from csbench.backends.cs.latency_pair import Pair
 from csbench.backends.cs.latency_plan import Prepared, prepare
+from csbench.backends.vector.units import vectors_of
 from csbench.core.pattern import parse
 from csbench.graph import reference
 from csbench.graph.program import Conv
@@ -159,6 +160,17 @@ def test_a_value_is_read_when_the_kernel_before_has_ended(pattern: str) -> None:
 
 
 def test_layers_that_keep_less_choose_for_themselves() -> None:
+    torch.manual_seed(1)  # or other plans may fit, by the most records of a unit
     specs = ("ovw:32@50%", "ovw:32@75%", "ovw:32@75%", "block:32x32@75%")
     made = [prepared(layer("3x3", s, residual=False), 1, False, Order(64, 1)) for s in specs]
     assert len({ways.signature for ways in made}) == 3
+
+
+def test_layers_whose_rows_lie_together_choose_for_themselves() -> None:
+    conv = layer("3x3", "ovw:32@75%", residual=False)
+    assert conv.pattern is not None
+    rows = vectors_of(conv.weight, conv.pattern).row_permutation.long()
+    beside = dataclasses.replace(conv, weight=conv.weight[rows], bias=conv.bias[rows])
+    apart, together = (prepared(c, 1, False, Order(64, 1)).signature for c in (conv, beside))
+    assert "rows together" in str(together)
+    assert "rows together" not in str(apart)
