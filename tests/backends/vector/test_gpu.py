@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from msgspec.structs import replace
 
+from csbench.backends.base import TORCH_DTYPE
+from csbench.backends.conformance.network import INPUT, small_program
 from csbench.backends.cs import latency, latency_network
 from csbench.backends.vector import gather, gpu, network
 from csbench.core.case import Case
 from csbench.core.pattern import parse
+from csbench.graph import reference
 from csbench.graph.program import Program
 from tests.backends.cases import case
 from tests.backends.cs import nets
+from tests.kernels.latency import meaning
 
 
 @pytest.fixture
@@ -116,3 +121,18 @@ def test_units_fill_what_is_stored() -> None:
         pattern=parse("ovw:64"),
     )  # fmt: skip
     assert "units of 32" in str(latency.why_not(wide, nets.case("fp32", 1)))
+
+
+@pytest.mark.parametrize("dtype, limit", [("fp32", 1e-6), ("fp16", 2e-3)])
+@pytest.mark.parametrize("pattern", ["ovw:32@75%", "shfl-bw:32@75%", "block:32x32@50%"])
+def test_a_network_of_few_images_equals_the_reference(
+    pattern: str, dtype: str, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meaning.install(monkeypatch)
+    subject: Any = SimpleNamespace(seed=1, spec=parse(pattern))
+    given = small_program(subject)
+    lowered = gpu.lower_network(given, replace(nets.case(dtype, 2), input=INPUT))
+    x = torch.randn(2, *INPUT).to(TORCH_DTYPE[dtype])
+    assert reference.relative_error(lowered(x), reference.run(given, x)) < limit
+    assert sum(layer.ran == "sparse" for layer in lowered.layers) == 8
+    assert all("latency" in (layer.algorithm or "") for layer in lowered.layers)
