@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -119,14 +120,40 @@ def test_every_format_says_where_the_numbers_come_from(format: str) -> None:
     assert re.search(r"\b[0-9a-f]{64}\b", document)
 
 
+def long_table(*lengths: int) -> Table:
+    """Groups of so many narrow rows, each with a number of its own; three rows have footnotes."""
+    marked = {0: "first", lengths[0] - 1: "first", sum(lengths) - 1: "last"}
+    rows = ((Cell(f"row {n}", note=marked.get(n)),) for n in range(sum(lengths)))
+    groups = tuple(Group(tuple(islice(rows, k)), f"g{i}") for i, k in enumerate(lengths))
+    column = Column("a", ("A",), align="left")
+    return Table("t", "Long", (column,), groups, Provenance(*"12345"), notes=("Said once.",))
+
+
+def test_a_long_latex_table_comes_in_floats_of_whole_groups() -> None:
+    made = write([long_table(20, 20, 30, 120)], "latex")
+    floats = made.split(r"\begin{table}")[1:]
+    assert re.findall(r"\\caption\{(.*)\}", made) == [f"Long ({n} of 5)" for n in range(1, 6)]
+    assert re.findall(r"\\label\{(.*)\}", made) == ["tab:t"] + [
+        f"tab:t-part{n}" for n in range(2, 6)
+    ]
+    assert [re.findall(r"emph\{(.*?)\}", one) for one in floats] == [
+        ["g0", "g1"], ["g2"], ["g3"], ["g3"], ["g3"],
+    ]  # fmt: skip
+    assert re.findall(r"row (\d+)", made) == [str(n) for n in range(190)]
+    notes = [re.findall(r"(first|last|Said once)", one) for one in floats]
+    assert notes == [["first"], [], [], [], ["last", "Said once"]]
+    assert "of" not in re.findall(r"\\caption\{(.*)\}", write([long_table(49)], "latex"))[0]
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 @pytest.mark.parametrize("kind", ["standalone", "fragment"])
 def test_latex_compiles(kind: str, tmp_path: Path) -> None:
     if kind == "standalone":
         document = render(everything(), format="latex", standalone=True)
     else:
+        tables = [nasty_table(), long_table(20, 20, 30, 120)]
         (tmp_path / "all.tex").write_text(
-            render(everything(), format="latex") + write([nasty_table()], "latex"), "utf-8"
+            render(everything(), format="latex") + write(tables, "latex"), "utf-8"
         )
         document = "\n".join(
             (r"\documentclass{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}",
@@ -139,6 +166,7 @@ def test_latex_compiles(kind: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Overfull" not in done.stdout
+    assert "Float too large" not in done.stdout
     assert (tmp_path / "document.pdf").stat().st_size > 1000
 
 

@@ -29,16 +29,24 @@ _ESCAPES = {
 }
 
 
+MOST_LINES = 50  # of a float: with caption and notes a page of a paper
+
+
 def latex(table: Table) -> str:
-    r"""The table as a float; the document needs booktabs and graphicx."""
-    notes = [rf"\textsuperscript{{{table.mark(n)}}} {escape(n)}" for n in table.footnotes]
-    return template("table.tex.j2").render(
-        provenance=[" ".join(line.split()) for line in table.provenance.lines()],
-        caption=escape(table.caption),
-        label=f"tab:{table.label or table.name}",
-        panels=[_panel(table, positions) for positions in table.panels],
-        notes=notes + [TIES] * table.has_ties + [escape(note) for note in table.notes],
-    )
+    r"""The table as a float, or as several where it is long; the document needs booktabs and
+    graphicx."""
+    parts = _parts(table)
+    texts = {p: column_texts(table, p) for panel in table.panels for p in panel}
+    return "\n".join(_float(table, texts, parts, number) for number in range(len(parts)))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows `first` to before `end` of a table, which belong together under a title."""
+
+    title: str
+    first: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -48,12 +56,53 @@ class _Panel:
     body: list[str]
 
 
-def _panel(table: Table, positions: list[int]) -> _Panel:
+def _parts(table: Table) -> list[list[_Rows]]:
+    """The groups of each float: whole where they fit into one, else cut."""
+    room = MOST_LINES // len(table.panels)
+    parts: list[list[_Rows]] = [[]]
+    lines = row = 0
+    for group in table.groups:
+        for first in range(0, len(group.rows), room - 1):
+            end = row + len(group.rows[first : first + room - 1])
+            size = end - row + bool(group.title)
+            if lines + size > room and parts[-1]:
+                parts.append([])
+                lines = 0
+            parts[-1].append(_Rows(group.title, row, end))
+            lines, row = lines + size, end
+    return parts
+
+
+def _float(
+    table: Table, texts: dict[int, list[Text]], parts: list[list[_Rows]], number: int
+) -> str:
+    part, last = parts[number], number == len(parts) - 1
+    numbers = [row for rows in part for row in range(rows.first, rows.end)]
+    cells = [column[row] for column in texts.values() for row in numbers]
+    marks = {cell.mark for cell in cells}
+    notes = [
+        rf"\textsuperscript{{{mark}}} {escape(note)}"
+        for mark, note in ((table.mark(n), n) for n in table.footnotes)
+        if mark in marks
+    ]
+    notes += [TIES] * any(cell.bold for cell in cells)
+    return template("table.tex.j2").render(
+        provenance=[" ".join(line.split()) for line in table.provenance.lines()],
+        caption=escape(table.caption) + f" ({number + 1} of {len(parts)})" * (len(parts) > 1),
+        label=f"tab:{table.label or table.name}" + f"-part{number + 1}" * (number > 0),
+        panels=[_panel(table, texts, positions, part) for positions in table.panels],
+        notes=notes + [escape(note) for note in table.notes if last],
+    )
+
+
+def _panel(
+    table: Table, texts: dict[int, list[Text]], positions: list[int], part: list[_Rows]
+) -> _Panel:
     columns = [table.columns[p] for p in positions]
     return _Panel(
         "".join(column.align[0] for column in columns),
         _heads(columns),
-        _body(table, [column_texts(table, p) for p in positions]),
+        _body(part, [texts[p] for p in positions]),
     )
 
 
@@ -91,18 +140,16 @@ def _heads(columns: list[Column]) -> list[str]:
     return lines
 
 
-def _body(table: Table, columns: list[list[Text]]) -> list[str]:
+def _body(part: list[_Rows], columns: list[list[Text]]) -> list[str]:
     lines: list[str] = []
-    row = 0
-    for group in table.groups:
-        if row:
+    for rows in part:
+        if lines:
             lines.append(r"\midrule")
-        if group.title:
-            title = escape(group.title)
+        if rows.title:
+            title = escape(rows.title)
             lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{title}}}}} \\")
-        for _ in group.rows:
+        for row in range(rows.first, rows.end):
             lines.append(" & ".join(_cell(column[row]) for column in columns) + r" \\")
-            row += 1
     return lines
 
 
