@@ -29,7 +29,10 @@ _ESCAPES = {
 }
 
 
-MOST_LINES = 50  # of a float: with caption and notes a page of a paper
+# Lines of a table that a page of LaTeX's article has room for; what a caption takes of them; and a
+# note's line, which is smaller.
+PAGE, CAPTION, NOTE, NOTE_CHARACTERS = 61, 4, 0.85, 95
+LEAST = 10
 
 
 def latex(table: Table) -> str:
@@ -58,7 +61,7 @@ class _Panel:
 
 def _parts(table: Table) -> list[list[_Rows]]:
     """The groups of each float: whole where they fit into one, else cut."""
-    room = MOST_LINES // len(table.panels)
+    room = _room(table)
     parts: list[list[_Rows]] = [[]]
     lines = row = 0
     for group in table.groups:
@@ -71,6 +74,13 @@ def _parts(table: Table) -> list[list[_Rows]]:
             parts[-1].append(_Rows(group.title, row, end))
             lines, row = lines + size, end
     return parts
+
+
+def _room(table: Table) -> int:
+    """Lines of a panel that leave room on a page for the other panels, heads and notes."""
+    notes = sum(-(-len(note) // NOTE_CHARACTERS) for note in (*table.footnotes, *table.notes))
+    heads = 1 + max(len(column.titles) for column in table.columns)
+    return max(LEAST, int((PAGE - CAPTION - NOTE * notes) / len(table.panels)) - heads)
 
 
 def _float(
