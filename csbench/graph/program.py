@@ -82,14 +82,6 @@ class Program:
     def convolutions(self) -> tuple[Conv, ...]:
         return tuple(step.op for step in self.steps if isinstance(step.op, Conv))
 
-    def readers(self) -> dict[int, list[Step]]:
-        """For each value the steps that read it."""
-        found: dict[int, list[Step]] = {step.output: [] for step in self.steps}
-        for step in self.steps:
-            for value in step.inputs:
-                found.setdefault(value, []).append(step)
-        return found
-
     def last_use(self) -> dict[int, int]:
         """For each value the index of the last step that reads it, so that it can be freed."""
         uses = {value: i for i, step in enumerate(self.steps) for value in step.inputs}

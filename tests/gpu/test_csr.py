@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -24,7 +22,7 @@ from csbench.kernels.csr.columns import WIDTHS, Weight
 from csbench.kernels.csr.direct import Cut, Direct
 from csbench.kernels.csr.space import Space
 from csbench.kernels.csr.staged import Staged, Tile
-from tests.backends.csr.layers import AWKWARD, TOLERANCE, case, error, inputs, layer
+from tests.backends.csr.layers import AWKWARD, TOLERANCE, by_cusparse, case, error, inputs, layer
 from tests.gpu.shapes import poisoned_memory
 from tests.kernels.compiled import ARCHITECTURES, compiled, needs_nvcc
 
@@ -99,13 +97,7 @@ def test_every_timed_variant_equals_the_reference(conv: Conv, batch: int, dtype:
 def test_cusparse_equals_the_reference(residual: bool, dtype: str, batch: int) -> None:
     for stride in (1, 2):
         conv = layer(48, 40, (1, 1), (9, 7), stride=(stride, stride), residual=residual)
-        given = case(dtype, batch, "cuda")
-        made = CsrLayer(conv, given)
-        (name,) = (n for n, variant in made.variants.items() if isinstance(variant, CuSparse))
-        tensors = inputs(conv, given)
-        out = made.run(name, *(launch.to_words(t, made.word) for t in tensors))
-        got = launch.from_words(out, batch, made.dtype)
-        expected = reference.convolution(conv, *tensors)
+        _, got, expected = by_cusparse(conv, case(dtype, batch, "cuda"))
         assert reference.relative_error(got, expected) < TOLERANCE[dtype]
 
 
@@ -135,8 +127,7 @@ def test_lowered_layer_takes_any_memory_format_and_can_be_captured(dtype: str) -
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_small_network_equals_the_reference(dtype: str, batch: int) -> None:
-    subject: Any = SimpleNamespace(seed=1, spec=parse("unstructured"))
-    program = small_program(subject)
+    program = small_program(parse("unstructured"), seed=1)
     lowered = network.lower_network(program, case(dtype, batch, "cuda"))
     x = torch.randn(batch, *INPUT, device="cuda").to(TORCH_DTYPE[dtype])
     with poisoned_memory():

@@ -16,6 +16,7 @@ from csbench.backends.conformance.subject import Subject
 from csbench.backends.poison import poisoned
 from csbench.backends.registry import dense_baseline
 from csbench.core.case import Case
+from csbench.core.pattern import PatternSpec
 from csbench.graph import Conv, Program, reference, trace
 
 INPUT = (3, 32, 32)
@@ -48,7 +49,7 @@ def network(subject: Subject) -> str:
     backend = subject.backend
     if not isinstance(backend, NetworkBackend):
         raise NotApplicable("convolution by convolution")
-    program = small_program(subject)
+    program = small_program(subject.spec, subject.seed)
     paths = 0
     for batch in (1, 3):
         try:
@@ -78,20 +79,20 @@ def network_case(subject: Subject, batch: int) -> Case:
     )  # fmt: skip
 
 
-def small_program(subject: Subject) -> Program:
+def small_program(spec: PatternSpec, seed: int) -> Program:
     """The network with random weights, pruned where the pattern divides them (never the stem)."""
-    generator = torch.Generator().manual_seed(subject.seed)
+    generator = torch.Generator().manual_seed(seed)
     model = SmallNet()
     with torch.no_grad():
         for p in model.parameters():
             scale = (2 / p[0].numel()) ** 0.5 if p.dim() > 1 else 0.1
             p.copy_(torch.randn(p.shape, generator=generator) * scale)
     program = trace(model, INPUT, "conformance")
-    own = subject.spec.own_sparsity
+    own = spec.own_sparsity
     steps = []
     for step in program.steps:
         if isinstance(step.op, Conv) and step.op.name not in ("stem", "fc"):
-            pruned = prune(step.op.weight, subject.spec, 0.75 if own is None else own)
+            pruned = prune(step.op.weight, spec, 0.75 if own is None else own)
             if pruned is not None:
                 conv = dataclasses.replace(step.op, weight=pruned[0], pattern=pruned[1])
                 step = dataclasses.replace(step, op=conv)

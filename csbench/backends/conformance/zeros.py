@@ -35,7 +35,7 @@ def zeros(subject: Subject) -> str:
 
 
 def _network(subject: Subject, backend: NetworkBackend) -> None:
-    for conv in small_program(subject).convolutions:
+    for conv in small_program(subject.spec, subject.seed).convolutions:
         if conv.pattern is not None and network_multiplies_zeros(
             backend, conv, network_case(subject, 1)
         ):

@@ -32,7 +32,7 @@ class Lowering:
 
     def __init__(self, program: Program, case: Case, *, scaled: bool = True) -> None:
         self.program, self.case, self._scaled = program, case, scaled
-        self.readers = program.readers()
+        self.readers = _readers(program)
         self.calls: list[Call] = []
         self.reports: list[LayerReport] = []
         self._fresh = itertools.count(1 + max((s.output for s in program.steps), default=0))
@@ -75,3 +75,12 @@ def power_for(peak: float) -> float:
     if not 0 < peak < math.inf:
         return 1.0
     return 2.0 ** max(-_MOST, min(_MOST, math.floor(math.log2(_CALIBRATED / peak))))
+
+
+def _readers(program: Program) -> dict[int, list[Step]]:
+    """For each value the steps that read it."""
+    readers: dict[int, list[Step]] = {step.output: [] for step in program.steps}
+    for step in program.steps:
+        for value in step.inputs:
+            readers.setdefault(value, []).append(step)
+    return readers

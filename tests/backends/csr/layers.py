@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from csbench.backends.base import TORCH_DTYPE
-from csbench.backends.csr.layer import word_of
+from csbench.backends.csr.cusparse import CuSparse
+from csbench.backends.csr.layer import CsrLayer, word_of
 from csbench.core.case import Case
 from csbench.core.pattern import parse
 from csbench.graph import reference
@@ -69,6 +70,15 @@ def error(variant: Variant, conv: Conv, given: Case) -> float:
     )  # fmt: skip
     expected = reference.convolution(conv, *tensors)
     return reference.relative_error(launch.from_words(y, given.batch, kind), expected)
+
+
+def by_cusparse(conv: Conv, given: Case) -> tuple[str, Tensor, Tensor]:
+    """What csr says of cuSPARSE as it runs the layer, the result, and float64's."""
+    made, tensors = CsrLayer(conv, given), inputs(conv, given)
+    (name,) = (n for n, variant in made.variants.items() if isinstance(variant, CuSparse))
+    out = made.run(name, *(launch.to_words(t, made.word) for t in tensors))
+    got = launch.from_words(out, given.batch, made.dtype)
+    return made.describe(name), got, reference.convolution(conv, *tensors)
 
 
 AWKWARD: dict[str, dict[str, Any]] = {

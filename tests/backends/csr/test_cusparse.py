@@ -12,8 +12,7 @@ from csbench.backends.base import TORCH_DTYPE
 from csbench.backends.csr.cusparse import CuSparse, fits
 from csbench.backends.csr.layer import CsrLayer
 from csbench.graph import reference
-from csbench.kernels.csr import launch
-from tests.backends.csr.layers import TOLERANCE, case, inputs, layer
+from tests.backends.csr.layers import TOLERANCE, by_cusparse, case, inputs, layer
 
 POINTWISE: dict[str, dict[str, Any]] = {
     "1x1": {"cin": 33, "cout": 24, "kernel": (1, 1), "size": (6, 6)},
@@ -58,14 +57,9 @@ def test_only_pointwise_layers_in_fp32_fit() -> None:
 @pytest.mark.parametrize("shape", POINTWISE)
 def test_one_image_of_halves_is_a_product_in_fp32(shape: str, dtype: str) -> None:
     conv, given = layer(**POINTWISE[shape]), case(dtype, batch=1)
-    made = CsrLayer(conv, given)
-    (name,) = (n for n, variant in made.variants.items() if isinstance(variant, CuSparse))
-    assert made.describe(name) == "cuSPARSE, int32 indices, one image as fp32"
-    tensors = inputs(conv, given)
-    out = made.run(name, *(launch.to_words(t, made.word) for t in tensors))
-    got = launch.from_words(out, 1, made.dtype)
+    said, got, expected = by_cusparse(conv, given)
+    assert said == "cuSPARSE, int32 indices, one image as fp32"
     assert got.dtype == TORCH_DTYPE[dtype]
-    expected = reference.convolution(conv, *tensors)
     assert reference.relative_error(got, expected) < TOLERANCE[dtype]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,8 +50,7 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def program() -> Program:
-    given: Any = SimpleNamespace(seed=1, spec=parse("unstructured"))
-    return small_program(given)
+    return small_program(parse("unstructured"), seed=1)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,8 +128,7 @@ def test_a_network_of_few_images_equals_the_reference(
     pattern: str, dtype: str, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meaning.install(monkeypatch)
-    subject: Any = SimpleNamespace(seed=1, spec=parse(pattern))
-    given = small_program(subject)
+    given = small_program(parse(pattern), seed=1)
     lowered = gpu.lower_network(given, replace(nets.case(dtype, 2), input=INPUT))
     x = torch.randn(2, *INPUT).to(TORCH_DTYPE[dtype])
     assert reference.relative_error(lowered(x), reference.run(given, x)) < limit

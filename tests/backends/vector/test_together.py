@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -20,8 +18,7 @@ from tests.backends.cs import nets
 
 
 def program(pattern: str) -> Program:
-    given: Any = SimpleNamespace(seed=1, spec=parse(pattern))
-    return small_program(given)
+    return small_program(parse(pattern), seed=1)
 
 
 def together(program: Program) -> set[str]:
