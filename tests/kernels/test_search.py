@@ -78,9 +78,12 @@ def test_a_choice_without_a_key_is_not_kept(
 def test_a_choice_that_is_faster_once_or_cannot_run_is_not_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Popped from the front, once for every time that a choice is tried: there are two rounds.
+    # Popped from the front, once for every time that a choice is tried: there are two rounds, and
+    # then start and outcome are read by turns.
+    turns = search.TURNS
     readings = {
-        "start": [1.0, 1.0], "luck": [0.9, 1.0, 1.0], "worse": [1.1, 1.1], "better": [0.9, 0.92]
+        "start": [1.0, 1.0, *[1.0] * turns], "luck": [0.9, 1.0, 1.0], "worse": [1.1, 1.1],
+        "better": [0.9, 0.92, *[0.92] * turns],
     }  # fmt: skip
     chosen = {"layer": "start"}
 
@@ -94,6 +97,18 @@ def test_a_choice_that_is_faster_once_or_cannot_run_is_not_taken(
     search.in_context(lambda: None, chosen, {"layer": names}, "net")
     assert chosen == {"layer": "better"}
     assert not any(readings.values())
+
+
+def test_what_was_lucky_twice_and_is_slower_by_turns_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # "b" was faster two times; after that the network is slower for it in most of the turns.
+    readings = {"a": [1.0] * 7, "b": [0.9, 0.9, 0.9, 1.1, 1.1, 1.1, 0.9]}
+    chosen = {"layer": "a", "other": "only"}
+    monkeypatch.setattr(search, "_network_ms", lambda _: readings[chosen["layer"]].pop(0))
+    search.in_context(lambda: None, chosen, {"layer": "ab", "other": ["only"]}, "net")
+    assert chosen == {"layer": "a", "other": "only"}
+    assert not readings["b"]
 
 
 def test_the_search_in_a_network_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
