@@ -6,7 +6,8 @@ A row is a whole ResNet50 or one of its layers on one backend. Its time by csben
 stands beside the one by torch.utils.benchmark (host clock around synchronised batches of replays,
 caches as they are) and the one by triton.testing.do_bench (events around each replay, caches
 flushed before it); where `pip install 'cuda-bench[cu13]'` was typed, also beside both of nvbench's.
-Exits with 1 where one of them differs by more than 2 %.
+Exits with 1 where one of them differs by more than 2 %. The last row is a graph of one launch that
+does next to nothing: what the timers count beside the work.
 """
 
 from __future__ import annotations
@@ -45,13 +46,15 @@ SAMPLES = 50  # of csbench's clock
 ROUNDS = 5  # by turns of all timers but nvbench, so that a change of pace meets each of them
 # nvbench is told what to launch in Python, which takes 0.03 ms: its batches of less say nothing.
 LAUNCHED_MS = 0.05
+# What takes less is launching: it shows what a timer counts beside the work, and is not judged.
+LAUNCHES_MS = 0.005
 BATCH_MS = 20.0  # of replays between two looks at the host's clock, which a synchronisation ends
 
 
 class Row(NamedTuple):
     """Milliseconds by each timer: csbench's, then another's, warm and cold."""
 
-    case: Case
+    what: tuple[str, str, str, str]  # subject, backend, precision, batch
     replay: Replay
     warm: float
     host: float
@@ -59,6 +62,9 @@ class Row(NamedTuple):
     flushed: float
 
     def worst(self) -> float:
+        """The largest share by which two timers differ, of what is long enough to judge them by."""
+        if self.warm < LAUNCHES_MS:
+            return 0.0
         ratios = (self.host / self.warm, self.flushed / self.cold)
         return max(abs(ratio - 1) for ratio in ratios if not math.isnan(ratio))
 
@@ -134,7 +140,11 @@ def _rows() -> Iterator[Row]:
             )  # fmt: skip
             subject = Subject(library.sparse(case), case)
             replay = subject.replay(subject.lower(registry.get(name), dense, case), seed=0)
-            yield Row(case, replay, *_by_turns(replay))
+            how = f"{name} {100 * sparsity:g} %"
+            what = (layer or case.model, how, case.dtype, str(case.batch))
+            yield Row(what, replay, *_by_turns(replay))
+    one = Replay(torch.neg, [(torch.zeros(1, device="cuda"),)])
+    yield Row(("one number", "torch.neg", "fp32", "1"), one, *_by_turns(one))
 
 
 def _by_turns(replay: Replay) -> list[float]:
@@ -165,12 +175,10 @@ def _host_ms(run: Callable[[], None], about_ms: float) -> float:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    case = row.case
     numbers = (row.warm, row.host, row.host / row.warm, row.cold, row.flushed,
                row.flushed / row.cold)  # fmt: skip
     return (
-        case.layer or case.model, f"{case.backend} {100 * case.sparsity:g} %", case.dtype,
-        str(case.batch), row.replay.mode,
+        *row.what, row.replay.mode,
         *("--" if math.isnan(number) else f"{number:.4f}" for number in numbers),
     )  # fmt: skip
 
