@@ -78,11 +78,11 @@ def test_a_choice_without_a_key_is_not_kept(
 def test_a_choice_that_is_faster_once_or_cannot_run_is_not_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Popped from the front, once for every time that a choice is tried: there are two rounds, and
-    # then start and outcome are read by turns.
+    # Popped from the front, once for every time that a choice is tried: a first reading that does
+    # not count, two rounds, and then start and outcome by turns.
     turns = search.TURNS
     readings = {
-        "start": [1.0, 1.0, *[1.0] * turns], "luck": [0.9, 1.0, 1.0], "worse": [1.1, 1.1],
+        "start": [0.5, 1.0, 1.0, *[1.0] * turns], "luck": [0.9, 1.0, 1.0], "worse": [1.1, 1.1],
         "better": [0.9, 0.92, *[0.92] * turns],
     }  # fmt: skip
     chosen = {"layer": "start"}
@@ -103,12 +103,30 @@ def test_what_was_lucky_twice_and_is_slower_by_turns_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # "b" was faster two times; after that the network is slower for it in most of the turns.
-    readings = {"a": [1.0] * 7, "b": [0.9, 0.9, 0.9, 1.1, 1.1, 1.1, 0.9]}
+    readings = {"a": [1.0] * 8, "b": [0.9, 0.9, 0.9, 1.1, 1.1, 1.1, 0.9]}
     chosen = {"layer": "a", "other": "only"}
     monkeypatch.setattr(search, "_network_ms", lambda _: readings[chosen["layer"]].pop(0))
     search.in_context(lambda: None, chosen, {"layer": "ab", "other": ["only"]}, "net")
     assert chosen == {"layer": "a", "other": "only"}
     assert not readings["b"]
+
+
+def test_a_network_that_fails_by_turns_keeps_what_was_there_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readings = {"a": [1.0] * 8, "b": [0.9, 0.9, 0.9]}
+
+    def network_ms(network: object) -> float:
+        if not readings[chosen["layer"]]:
+            raise RuntimeError("out of memory")
+        return readings[chosen["layer"]].pop(0)
+
+    monkeypatch.setattr(search, "_network_ms", network_ms)
+    ran: list[str] = []
+    chosen = {"layer": "a"}
+    search.in_context(lambda: ran.append(chosen["layer"]), chosen, {"layer": "ab"}, "net")
+    assert chosen == {"layer": "a"}
+    assert ran == ["a"]
 
 
 def test_the_search_in_a_network_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +141,7 @@ def test_the_search_in_a_network_ends_in_time(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(search, "_network_ms", network_ms)
     chosen = dict.fromkeys("abcdef", "x")
     search.in_context(lambda: None, chosen, dict.fromkeys("abcdef", "xy"), "net")
-    assert tried == ["xxxxxx", "yxxxxx", "xyxxxx"]  # at 7 and 14 seconds of 20
+    assert tried == ["xxxxxx", "xxxxxx", "yxxxxx", "xyxxxx"]  # at 7 and 14 seconds of 20
     assert chosen == dict.fromkeys("abcdef", "x")
 
 
