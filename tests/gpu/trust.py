@@ -144,7 +144,7 @@ def _rows() -> Iterator[Row]:
     yield Row(("one number", "torch.neg", "fp32", "1"), one, *_by_turns(one), judged=False)
 
 
-def _by_turns(replay: Replay) -> list[float]:
+def _by_turns(replay: Replay) -> tuple[float, float, float, float]:
     """Milliseconds by each timer, as Row has them: the median of its rounds."""
     flush, about = flusher("cuda"), median(sample_alone(CudaClock(), replay, SAMPLES))
     rounds = [
@@ -156,7 +156,8 @@ def _by_turns(replay: Replay) -> list[float]:
         )
         for _ in range(ROUNDS)
     ]
-    return [median(found) for found in zip(*rounds, strict=True)]
+    warm, host, cold, flushed = (median(found) for found in zip(*rounds, strict=True))
+    return warm, host, cold, flushed
 
 
 def _host_ms(run: Callable[[], None], about_ms: float) -> float:

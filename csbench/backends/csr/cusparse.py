@@ -16,7 +16,8 @@ class CuSparse:
     """CSR weights times the pixels of all images; bias, residual and activation follow."""
 
     def __init__(self, conv: Conv, device: str) -> None:
-        self.conv = conv
+        self.stride, self.output_size = conv.stride, conv.output_size[1:]
+        self.activation: Activation = conv.activation
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch calls its CSR tensors a beta
             self.matrix = _with_short_indices(conv.weight.flatten(1).to_sparse_csr(), device)
@@ -33,13 +34,13 @@ class CuSparse:
 
     def run(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """The fused convolution of float32 NCHW activations."""
-        (down, across), images = self.conv.stride, len(x)
+        (down, across), images = self.stride, len(x)
         lines = x[..., ::down, ::across].transpose(0, 1).flatten(1)  # a view of one image
         y = torch.sparse.mm(self.matrix, lines)
-        y = y.view(-1, images, *self.conv.output_size[1:]).transpose(0, 1) + self.bias
+        y = y.view(-1, images, *self.output_size).transpose(0, 1) + self.bias
         if residual is not None:
             y += residual
-        return _activated(y, self.conv.activation).contiguous()
+        return _activated(y, self.activation).contiguous()
 
 
 def fits(conv: Conv, dtype: torch.dtype) -> bool:

@@ -43,7 +43,7 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     """The layer by itself: halves are put side by side before, and taken apart again."""
     layer = CsrLayer(conv, case)
     name = layer.ranked()[0]
-    layer.keep([name])
+    layer.settle(name)
 
     def leave(out: Tensor, *own: Tensor) -> Tensor:
         return launch.from_words(out, case.batch, layer.dtype)
@@ -51,6 +51,5 @@ def lower(conv: Conv, case: Case) -> LoweredConv:
     enter = alike(partial(launch.to_words, dtype=layer.word))
     inside = Inside(enter, partial(layer.run, name), leave)
     return LoweredConv(
-        run=inside, inside=inside, weight_bytes=layer.variants[name].bytes,
-        algorithm=layer.describe(name),
+        run=inside, inside=inside, weight_bytes=layer.bytes, algorithm=layer.describe(name),
     )  # fmt: skip

@@ -25,7 +25,12 @@ ACTIVATIONS = ("none", "relu", "relu6")  # numbered as in word.cuh
 
 
 class CsrLayer:
-    """A layer's weight, and the kernels that can run it by name; packed when first run."""
+    """A layer's weight, and the kernels that can run it by name; packed when first run.
+
+    `bytes` are values and indices of the one that runs, once settled.
+    """
+
+    bytes: int
 
     def __init__(self, conv: Conv, case: Case) -> None:
         self.conv, self.dtype, self.word = conv, TORCH_DTYPE[case.dtype], word_of(case)
@@ -77,6 +82,12 @@ class CsrLayer:
     def keep(self, names: Iterable[str]) -> None:
         """Let go of all other variants and what they have packed."""
         self.variants = {name: self.variants[name] for name in names}
+
+    def settle(self, name: str) -> None:
+        """Pack one variant; let go of the others, and of the weight that they are packed from."""
+        self.keep([name])
+        self.bytes = self.variants[name].bytes
+        self.weight.let_go()
 
     def describe(self, name: str) -> str:
         """A line for the records, with the products made for each kept weight."""

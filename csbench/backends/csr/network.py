@@ -54,8 +54,7 @@ class _Lowering(Lowering):
         search.in_context(partial(run, x), self.chosen, self.ranked, key)
         for _, layer, _ in self.layers:
             if isinstance(layer, CsrLayer):
-                layer.keep([self.chosen[layer.signature]])
-        run(x)  # packs what has not been timed in this process
+                layer.settle(self.chosen[layer.signature])
         return LoweredNetwork(run, tuple(self._report(*layer) for layer in self.layers))
 
     def _add(self, step: Step, run: Run, words: bool) -> None:
@@ -95,8 +94,7 @@ class _Lowering(Lowering):
     def _report(self, conv: Conv, made: CsrLayer | LoweredConv, dense: str | None) -> LayerReport:
         if isinstance(made, CsrLayer):
             (name,) = made.variants
-            size = made.variants[name].bytes
-            return layer_report(conv, self.case, size, made.describe(name), None)
+            return layer_report(conv, self.case, made.bytes, made.describe(name), None)
         return layer_report(conv, self.case, made.weight_bytes, made.algorithm, dense)
 
 

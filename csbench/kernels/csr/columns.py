@@ -32,6 +32,10 @@ class Weight:
             self._groups[v] = groups, held.any(1).sum(1).cpu()
         return self._groups[v]
 
+    def let_go(self) -> None:
+        """Forget the values, once what runs is packed; what was counted of them stays."""
+        self.values = self.values.to("meta")
+
     def columns(self, v: int) -> int:
         """Columns that all groups of v rows hold together."""
         return int(self.groups(v)[1].sum())

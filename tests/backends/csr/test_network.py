@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,6 +93,7 @@ def test_no_word_is_half_padding(
 
     monkeypatch.setattr(launch, "launch", launched)
     lowered = network.lower_network(program(), case("fp16", batch))
+    lowered(torch.randn(batch, *INPUT).half())
     assert set(seen) == {words}
     sparse = [layer for layer in lowered.layers if layer.ran == "sparse"]
     assert all((batch == 1) == ("one image as fp32" in (a.algorithm or "")) for a in sparse)
@@ -103,6 +105,23 @@ def counted(name: str, function: Any, calls: list[str]) -> Any:
         return function(*given, **named)
 
     return run
+
+
+def test_no_dense_weight_is_held_beside_the_packed_ones() -> None:
+    given = program()
+    lowered = network.lower_network(given, case("fp16", 1))
+    x = torch.randn(1, *INPUT).half()
+    lowered(x)
+    sizes = {conv.weight.numel() for conv in given.convolutions[1:-1]}
+    own = {conv.weight.untyped_storage().data_ptr() for conv in given.convolutions}
+    held = [
+        tuple(t.shape)
+        for t in gc.get_objects()
+        if type(t) is Tensor and t.device.type == "cpu" and t.numel() in sizes
+        if t.layout == torch.strided and t.untyped_storage().data_ptr() not in own
+    ]
+    assert not held
+    assert reference.relative_error(lowered(x), reference.run(given, x)) < TOLERANCE["fp16"]
 
 
 def test_another_batch_is_refused() -> None:
