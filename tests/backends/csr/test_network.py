@@ -109,19 +109,22 @@ def counted(name: str, function: Any, calls: list[str]) -> Any:
 
 def test_no_dense_weight_is_held_beside_the_packed_ones() -> None:
     given = program()
+    sizes = {conv.weight.numel() for conv in given.convolutions[1:-1]}
+    before = of_sizes(sizes)  # the program's own, and what other tests left
     lowered = network.lower_network(given, case("fp16", 1))
     x = torch.randn(1, *INPUT).half()
     lowered(x)
-    sizes = {conv.weight.numel() for conv in given.convolutions[1:-1]}
-    own = {conv.weight.untyped_storage().data_ptr() for conv in given.convolutions}
-    held = [
-        tuple(t.shape)
-        for t in gc.get_objects()
-        if type(t) is Tensor and t.device.type == "cpu" and t.numel() in sizes
-        if t.layout == torch.strided and t.untyped_storage().data_ptr() not in own
-    ]
-    assert not held
+    known = {t.untyped_storage().data_ptr() for t in before}
+    held = [t for t in of_sizes(sizes) if t.untyped_storage().data_ptr() not in known]
+    assert not [tuple(t.shape) for t in held]
     assert reference.relative_error(lowered(x), reference.run(given, x)) < TOLERANCE["fp16"]
+
+
+def of_sizes(sizes: set[int]) -> list[Tensor]:
+    """Every tensor in memory with so many elements."""
+    gc.collect()
+    found = [t for t in gc.get_objects() if type(t) is Tensor and t.device.type == "cpu"]
+    return [t for t in found if t.layout == torch.strided and t.numel() in sizes]
 
 
 def test_another_batch_is_refused() -> None:
