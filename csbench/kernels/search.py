@@ -68,8 +68,8 @@ def in_context(
     network it does not, and another choice may be better there. `network` reads `chosen` when run.
     Choices depend on each other, so this goes on until a whole round changes none, or for SECONDS.
     Some of many tries are lucky; so the outcome has to be faster, by turns, than what was there
-    first; nor does what no graph holds change. The outcome is remembered under `key`; None: it is
-    not, because it may be another in the next process.
+    first. What runs, but no graph holds, keeps its choices. The outcome is remembered under `key`;
+    None: it is not, because it may be another in the next process.
     """
     first = dict(chosen)
 

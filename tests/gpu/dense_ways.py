@@ -24,7 +24,7 @@ from torch import Tensor
 from csbench import models
 from csbench.backends.dense.algorithms import FORMATS, TORCH_DTYPE, precision
 from csbench.backends.dense.cudnn import Cudnn
-from csbench.backends.dense.inductor import PLAIN
+from csbench.backends.dense.inductor import PLAIN, lift_limits
 from csbench.bench.capture import Replay
 from csbench.bench.clocks import CudaClock
 from csbench.bench.memory import let_go
@@ -39,8 +39,7 @@ Way = Callable[[Tensor], Tensor]
 @torch.no_grad()
 def main(precisions: str = "fp32,fp16", batches: str = "1,64,256") -> None:
     """Print a table of all ways, precisions and batches."""
-    settings: Any = torch._dynamo.config  # or torch stops compiling after eight variants
-    settings.cache_size_limit = settings.accumulated_cache_size_limit = 2**20
+    lift_limits()
     rows, beaten = [], False
     for dtype in precisions.split(","):
         for batch in map(int, batches.split(",")):

@@ -172,12 +172,12 @@ def _in_layout(
 
     enter = alike(lambda t: t.to(kind).contiguous(memory_format=memory))
     own = enter(*given)
-    _lift_limits()
+    lift_limits()
     run(*own)
     return Inside(enter, run, as_it_is), own
 
 
-def _lift_limits() -> None:
+def lift_limits() -> None:
     """Compile the same code however often, for other networks, shapes and settings.
 
     Past its limit torch would go on without compiling, and say so in a warning only. For the rest

@@ -26,7 +26,7 @@ def test_the_same_code_is_compiled_however_often() -> None:
         return x + x
 
     with torch._dynamo.config.patch(cache_size_limit=8, accumulated_cache_size_limit=256):
-        inductor._lift_limits()
+        inductor.lift_limits()
         run = torch.compile(double, backend=backend, dynamic=False)
         for size in range(2, 22):
             run(torch.ones(size))
