@@ -38,18 +38,18 @@ Way = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def main(precisions: str = "fp32,fp16", batches: str = "1,64,256") -> None:
-    """Print a table of all ways, precisions and batches."""
+    """Print a table of all ways for each precision and batch, as soon as it is measured."""
     lift_limits()
-    rows, beaten = [], False
+    headers = ("precision", "batch", "way", "ms", "over cudnn")
+    beaten = False
     for dtype in precisions.split(","):
         for batch in map(int, batches.split(",")):
             times = _times(dtype, batch)
             own = next(iter(times.values()))
             beaten = beaten or min(times.values()) < FASTER * own
-            rows += [(dtype, batch, n, f"{ms:.4f}", f"{own / ms:.3f}") for n, ms in times.items()]
+            rows = [(dtype, batch, n, f"{ms:.4f}", f"{own / ms:.3f}") for n, ms in times.items()]
+            print(tabulate(rows, headers, "github", disable_numparse=True), flush=True)
             let_go()
-    headers = ("precision", "batch", "way", "ms", "over cudnn")
-    print(tabulate(rows, headers, "github", disable_numparse=True))
     sys.exit(int(beaten))
 
 

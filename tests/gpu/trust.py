@@ -7,7 +7,8 @@ stands beside the one by torch.utils.benchmark (host clock around synchronised b
 caches as they are) and the one by triton.testing.do_bench (events around each replay, caches
 flushed before it); where `pip install 'cuda-bench[cu13]'` was typed, also beside both of nvbench's.
 The last row is a graph of one launch that does next to nothing: what the timers count beside the
-work. Exits with 1 where one of them differs by more than 2 % in another row.
+work. MHz are the SM clock's medians while csbench and the host's clock measured: a GPU at its power
+limit changes them. Exits with 1 where one of them differs by more than 2 % in another row.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from triton.testing import do_bench
 from csbench.backends import registry
 from csbench.bench.capture import Replay
 from csbench.bench.clocks import CudaClock
-from csbench.bench.environment import full
+from csbench.bench.environment import full, open_nvml
 from csbench.bench.flush import flusher
-from csbench.bench.sampling import sample_alone
+from csbench.bench.nvml import Nvml, Watch
+from csbench.bench.sampling import SHORTEST_SAMPLE_MS, sample_alone
 from csbench.bench.subject import Subject
 from csbench.bench.weights import Library
 from csbench.core.case import Case, CheckpointRef
@@ -42,11 +44,13 @@ SUBJECTS = (
     ("block-original", "block:32x32", 0.75),
 )
 LAYER = "layer3.1.conv2"
-SAMPLES = 50  # of csbench's clock
+SAMPLES = 10  # of csbench's clock
 ROUNDS = 5  # by turns of all timers but nvbench, so that a change of pace meets each of them
 # nvbench is told what to launch in Python, which takes 0.03 ms: its batches of less say nothing.
 LAUNCHED_MS = 0.05
-BATCH_MS = 20.0  # of replays between two looks at the host's clock, which a synchronisation ends
+# Of replays between two looks at the host's clock, which a synchronisation ends. As long as one of
+# csbench's samples, so that both load the GPU alike.
+BATCH_MS = SHORTEST_SAMPLE_MS
 
 
 class Row(NamedTuple):
@@ -58,6 +62,7 @@ class Row(NamedTuple):
     host: float
     cold: float
     flushed: float
+    mhz: str
     judged: bool = True
 
     def worst(self) -> float:
@@ -85,7 +90,7 @@ def main() -> None:
 def _print(rows: list[Row], warm: str, cold: str) -> float:
     """A table of csbench's times beside two others; the largest difference."""
     headers = ("subject", "backend", "precision", "batch", "mode", "csbench", warm, "ratio",
-               "csbench, cold", cold, "ratio")  # fmt: skip
+               "csbench, cold", cold, "ratio", "MHz")  # fmt: skip
     print(tabulate([_cells(row) for row in rows], headers, "github", disable_numparse=True))
     return max(row.worst() for row in rows if row.judged)
 
@@ -114,19 +119,23 @@ def _by_nvbench(rows: list[Row]) -> list[Row]:
         bench.run_all_benchmarks(["trust", "--quiet", "--jsonbin", f"{folder}/found.json"])
         found = BenchmarkResult.from_json(f"{folder}/found.json")
         states = [found[f"row {number}"][0] for number in range(len(rows))]
-        means = [1e3 * float(state.summaries["nv/batch/time/gpu/mean"].value) for state in states]
         return [
             row._replace(
-                host=mean if row.warm > LAUNCHED_MS else math.nan,
+                host=_batch_ms(state) if row.warm > LAUNCHED_MS else math.nan,
                 flushed=1e3 * state.center(median),
+                mhz="",
             )
-            for row, state, mean in zip(rows, states, means, strict=True)
+            for row, state in zip(rows, states, strict=True)
         ]
+
+
+def _batch_ms(state: Any) -> float:
+    return 1e3 * float(state.summaries["nv/batch/time/gpu/mean"].value)
 
 
 @torch.inference_mode()
 def _rows() -> Iterator[Row]:
-    library, dense = Library(), registry.get("cudnn")
+    library, dense, gpu = Library(), registry.get("cudnn"), open_nvml()
     for layer in (None, LAYER):
         for name, pattern, sparsity in SUBJECTS:
             case = Case(
@@ -139,25 +148,45 @@ def _rows() -> Iterator[Row]:
             replay = subject.replay(subject.lower(registry.get(name), dense, case), seed=0)
             how = f"{name} {100 * sparsity:g} %"
             what = (layer or case.model, how, case.dtype, str(case.batch))
-            yield Row(what, replay, *_by_turns(replay))
+            yield Row(what, replay, *_by_turns(replay, gpu))
     one = Replay(torch.neg, [(torch.zeros(1, device="cuda"),)])
-    yield Row(("one number", "torch.neg", "fp32", "1"), one, *_by_turns(one), judged=False)
+    yield Row(("one number", "torch.neg", "fp32", "1"), one, *_by_turns(one, gpu), judged=False)
 
 
-def _by_turns(replay: Replay) -> tuple[float, float, float, float]:
-    """Milliseconds by each timer, as Row has them: the median of its rounds."""
+def _by_turns(replay: Replay, gpu: Nvml | None) -> tuple[float, float, float, float, str]:
+    """Milliseconds by each timer and clocks, as Row has them: the median of its rounds."""
     flush, about = flusher("cuda"), median(sample_alone(CudaClock(), replay, SAMPLES))
+    by_csbench, by_host = _Watched(gpu), _Watched(gpu)
     rounds = [
         (
-            median(sample_alone(CudaClock(), replay, SAMPLES)),
-            _host_ms(replay, about),
+            by_csbench(lambda: median(sample_alone(CudaClock(), replay, SAMPLES))),
+            by_host(lambda: _host_ms(replay, about)),
             median(sample_alone(CudaClock(flush), replay, SAMPLES)),
             do_bench(replay, warmup=50, rep=100, return_mode="median"),
         )
         for _ in range(ROUNDS)
     ]
     warm, host, cold, flushed = (median(found) for found in zip(*rounds, strict=True))
-    return warm, host, cold, flushed
+    return warm, host, cold, flushed, f"{by_csbench.mhz()}, {by_host.mhz()}"
+
+
+class _Watched:
+    """Takes times, and the SM clock meanwhile."""
+
+    def __init__(self, gpu: Nvml | None) -> None:
+        self._gpu = gpu
+        self._seen: list[float] = []
+
+    def __call__(self, timed: Callable[[], float]) -> float:
+        if self._gpu is None:
+            return timed()
+        with Watch(self._gpu) as watch:
+            found = timed()
+        self._seen += [reading.sm_mhz for reading in watch.readings]
+        return found
+
+    def mhz(self) -> str:
+        return f"{median(self._seen):.0f}" if self._seen else "--"
 
 
 def _host_ms(run: Callable[[], None], about_ms: float) -> float:
@@ -178,6 +207,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         *row.what, row.replay.mode,
         *("--" if math.isnan(number) else f"{number:.4f}" for number in numbers),
+        row.mhz,
     )  # fmt: skip
 
 
