@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from csbench.backends.dense.algorithms import FORMATS, TORCH_DTYPE, DenseConv, precision, sample
 from csbench.backends.dense.cudnn import Cudnn, fold_biases
+from csbench.bench.memory import let_go
 from csbench.graph import reference, trace
 from csbench.graph.program import Program, Step
 from csbench.kernels import search
@@ -69,6 +70,18 @@ def test_lowered_layer_accepts_both_layouts(layout: str) -> None:
     x, residual = sample(conv, case(), layout)
     error = reference.relative_error(lowered(x, residual), reference.convolution(conv, x, residual))
     assert error < TOLERANCE["fp32"]
+
+
+@pytest.mark.gpu
+def test_a_classifier_holds_its_weights_once() -> None:
+    conv = convolution(2048, 1000, (1, 1), (1, 1), activation="none")
+    Cudnn().lower(conv, case())  # with it what torch keeps for libraries
+    let_go()
+    before = torch.cuda.memory_allocated()
+    lowered = Cudnn().lower(conv, case())
+    let_go()
+    held = torch.cuda.memory_allocated() - before
+    assert lowered.weight_bytes <= held < 1.5 * lowered.weight_bytes
 
 
 @pytest.mark.gpu

@@ -50,7 +50,7 @@ class Cudnn:
 
         Inside is the layout that is fastest without one.
         """
-        key = ("cudnn layer and its inside", _SOURCE, key_of(conv, case))
+        key = ("cudnn layer, its inside, one pixel once", _SOURCE, key_of(conv, case))
         answer = search.remembered(key, partial(_choose_layouts, conv, case))
         found: dict[str, Choice] = {f: (layout, name) for f, (layout, name) in answer.items()}
         # Each holds the weights: one for all that chose alike.
@@ -129,16 +129,18 @@ def _choose_network(program: Program, case: Case) -> dict[str, Any]:
 def _choose_layouts(conv: Conv, case: Case) -> dict[str, Choice]:
     """For activations that come in each layout the fastest one, and its algorithm.
 
-    And the fastest of both where activations come in its own.
+    And the fastest of both where activations come in its own. One pixel lies alike in both, so
+    there these are the same, and the layer holds its weights once.
     """
     layers = {layout: Layer(conv, case, layout).settled() for layout in LAYOUTS}
     own = {layout: sample(conv, case, layout) for layout in LAYOUTS}
     given: dict[str, dict[Layout, Sample]] = {INSIDE: own}
-    given |= {arrives: dict.fromkeys(LAYOUTS, own[arrives]) for arrives in LAYOUTS}
+    if conv.input_size[1:] != (1, 1):
+        given |= {arrives: dict.fromkeys(LAYOUTS, own[arrives]) for arrives in LAYOUTS}
     found: dict[str, Choice] = {}
     for arrives, inputs in given.items():
         runs: dict[str, search.Run] = {a: partial(b.run, *inputs[a]) for a, b in layers.items()}
         chosen = search.fastest(runs, ("cudnn layout", arrives, layers["NHWC"].key))
         layout: Layout = "NCHW" if chosen == "NCHW" else "NHWC"
         found[arrives] = layout, layers[layout].chosen
-    return found
+    return {**dict.fromkeys(LAYOUTS, found[INSIDE]), **found}

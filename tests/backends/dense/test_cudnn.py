@@ -41,6 +41,45 @@ def test_layouts_that_chose_alike_share_their_weights(monkeypatch: pytest.Monkey
     assert str(lowered(torch.ones(1, 8, 7, 5))) == "NHWC fused"
 
 
+def test_one_pixel_lies_alike_in_both_layouts_and_is_chosen_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Layer:
+        bytes, label = 4, "gemm"
+
+        def __init__(self, conv: object, case: object, layout: str, known: str = "") -> None:
+            self.key, self.chosen = (layout,), f"gemm {layout}"
+            made.append(f"{layout} {known}")
+
+        def settled(self) -> Layer:
+            return self
+
+        def ready(self, x: Tensor) -> tuple[Tensor, ...]:
+            return (x,)
+
+        def run(self, x: Tensor, residual: Tensor | None) -> str:
+            return self.label
+
+    def first(runs: dict[str, search.Run], key: tuple[str, ...]) -> str:
+        asked.append(key[1])
+        return "NHWC" if key[1] in ("inside", "NHWC") else "NCHW"
+
+    made: list[str] = []
+    asked: list[str] = []
+    monkeypatch.setattr(search, "remembered", lambda key, compute: compute())
+    monkeypatch.setattr(search, "fastest", first)
+    monkeypatch.setattr(cudnn, "Layer", Layer)
+    classifier = conv(kernel=1, input_size=(8, 1, 1))
+    cudnn.Cudnn().lower(classifier, case())
+    assert asked == ["inside"]
+    assert made == ["NCHW ", "NHWC ", "NHWC gemm NHWC"]
+    made.clear()
+    asked.clear()
+    cudnn.Cudnn().lower(conv(kernel=1), case())
+    assert asked == ["inside", "NCHW", "NHWC"]
+    assert sorted(made[2:]) == ["NCHW gemm NCHW", "NHWC gemm NHWC"]
+
+
 def test_plans_are_chosen_in_the_network_before_the_others_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
