@@ -302,3 +302,20 @@ def test_rows_whose_interval_is_too_wide_share_a_note() -> None:
     text = render(rows, table="inference")
     assert text.count("its interval is wider than the 1 % asked for") == 1
     assert "after 9 pairs" not in text
+
+
+def test_schemes_that_are_not_told_from_dense_share_a_note() -> None:
+    rows = [
+        record(
+            status="noisy", backend=backend,
+            reason=f"the time over dense in {phases} is not known within 2 % after {pairs} pairs; "
+            "give it longer: --max-time",
+        )
+        for backend, phases, pairs in (
+            ("cs", "SR-STE", 39), ("csr", "dense and pruning and fixed mask", 45),
+            ("nm", "dense", 9),
+        )
+    ]  # fmt: skip
+    text = render(rows, table="inference")
+    assert text.count("its time over dense is not known within 2 %; give it longer") == 1
+    assert text.count("its time over dense is not known within 2 % after 9 pairs; give") == 1

@@ -27,8 +27,14 @@ _MEANING = {
     "error": "the case failed",
 }
 
-# The cells show each row's interval: one note serves all rows whose interval is too wide.
-_TOO_WIDE = re.compile(r"interval ±[\d.]+ % after \d+ pairs, asked for ([\d.]+ %)")
+# The cells show each row's interval: one note serves all rows whose interval is too wide. A count
+# of pairs below ten stays in it.
+_TOO_WIDE = (
+    (r"interval ±[\d.]+ % after \d+ pairs, asked for ([\d.]+ %)",
+     r"its interval is wider than the \1 asked for"),
+    (r"the time over dense in [\w ,-]+ is not known within ([\d.]+ %)(?: after \d{2,} pairs)?",
+     r"its time over dense is not known within \1"),
+)  # fmt: skip
 # Of the readings during a measurement, above which a time is said to be that of a capped GPU.
 _CAPPED = 0.5
 _POWER_CAPPED = "the GPU was at its power limit for more than half of the readings"
@@ -78,7 +84,8 @@ def time_cell(row: Row, scale: float = 1.0) -> Cell:
         # A sound time may still have something to say: why it was no graph, what bounds it.
         return replace(cell, note="; ".join(filter(None, (reason, *_bounds(row)))) or None)
     code = CODES[status]
-    reason = _TOO_WIDE.sub(r"its interval is wider than the \1 asked for", reason or "")
+    for each, shared in _TOO_WIDE:
+        reason = re.sub(each, shared, reason or "")
     said = (f"{code}: {reason or _MEANING[status]}", *_bounds(row))
     return replace(cell, code=code, note="; ".join(said))
 
