@@ -73,12 +73,13 @@ def test_lowered_layer_accepts_both_layouts(layout: str) -> None:
 
 
 @pytest.mark.gpu
-def test_a_classifier_holds_its_weights_once() -> None:
+@pytest.mark.parametrize("dtype", ("fp32", "fp16"))
+def test_a_classifier_holds_its_weights_once(dtype: str) -> None:
     conv = convolution(2048, 1000, (1, 1), (1, 1), activation="none")
-    Cudnn().lower(conv, case())  # with it what torch keeps for libraries
+    Cudnn().lower(conv, case(dtype))  # with it what torch keeps for libraries
     let_go()
     before = torch.cuda.memory_allocated()
-    lowered = Cudnn().lower(conv, case())
+    lowered = Cudnn().lower(conv, case(dtype))
     let_go()
     held = torch.cuda.memory_allocated() - before
     assert lowered.weight_bytes <= held < 1.5 * lowered.weight_bytes

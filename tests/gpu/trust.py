@@ -49,7 +49,7 @@ ROUNDS = 5  # by turns of all timers but nvbench, so that a change of pace meets
 # nvbench is told what to launch in Python, which takes 0.03 ms: its batches of less say nothing.
 LAUNCHED_MS = 0.05
 # Of replays between two looks at the host's clock, which a synchronisation ends. As long as one of
-# csbench's samples, so that both load the GPU alike.
+# csbench's samples, and as many in all, so that both load the GPU alike.
 BATCH_MS = SHORTEST_SAMPLE_MS
 
 
@@ -198,7 +198,8 @@ def _host_ms(run: Callable[[], None], about_ms: float) -> float:
         torch.cuda.synchronize()
 
     timer = Timer("batch()", globals={"batch": batch})
-    return 1e3 * float(timer.blocked_autorange(min_run_time=0.2).median) / count
+    enough = SAMPLES * BATCH_MS / 1e3
+    return 1e3 * float(timer.blocked_autorange(min_run_time=enough).median) / count
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -129,13 +129,13 @@ def _choose_network(program: Program, case: Case) -> dict[str, Any]:
 def _choose_layouts(conv: Conv, case: Case) -> dict[str, Choice]:
     """For activations that come in each layout the fastest one, and its algorithm.
 
-    And the fastest of both where activations come in its own. One pixel lies alike in both, so
-    there these are the same, and the layer holds its weights once.
+    And the fastest of both where activations come in its own. One pixel lies alike in both: where
+    a layer reads and makes no more (a classifier), that is what runs, however x comes.
     """
     layers = {layout: Layer(conv, case, layout).settled() for layout in LAYOUTS}
     own = {layout: sample(conv, case, layout) for layout in LAYOUTS}
     given: dict[str, dict[Layout, Sample]] = {INSIDE: own}
-    if conv.input_size[1:] != (1, 1):
+    if {conv.input_size[1:], conv.output_size[1:]} != {(1, 1)}:
         given |= {arrives: dict.fromkeys(LAYOUTS, own[arrives]) for arrives in LAYOUTS}
     found: dict[str, Choice] = {}
     for arrives, inputs in given.items():

@@ -69,15 +69,26 @@ def test_one_pixel_lies_alike_in_both_layouts_and_is_chosen_for_once(
     monkeypatch.setattr(search, "remembered", lambda key, compute: compute())
     monkeypatch.setattr(search, "fastest", first)
     monkeypatch.setattr(cudnn, "Layer", Layer)
-    classifier = conv(kernel=1, input_size=(8, 1, 1))
-    cudnn.Cudnn().lower(classifier, case())
-    assert asked == ["inside"]
-    assert made == ["NCHW ", "NHWC ", "NHWC gemm NHWC"]
-    made.clear()
-    asked.clear()
-    cudnn.Cudnn().lower(conv(kernel=1), case())
-    assert asked == ["inside", "NCHW", "NHWC"]
-    assert sorted(made[2:]) == ["NCHW gemm NCHW", "NHWC gemm NHWC"]
+    for kernel, alike in (
+        (1, {"input_size": (8, 1, 1)}), (3, {"input_size": (8, 1, 1)}),
+    ):  # fmt: skip
+        made.clear()
+        asked.clear()
+        lowered = cudnn.Cudnn().lower(conv(kernel=kernel, **alike), case())
+        assert asked == ["inside"]
+        assert made == ["NCHW ", "NHWC ", "NHWC gemm NHWC"]
+        for memory in (torch.contiguous_format, torch.channels_last):
+            x = torch.ones(1, 8, 1, 1).contiguous(memory_format=memory)
+            assert str(lowered(x)) == "gemm"
+    for kernel, changes in (
+        (1, {}), (1, {"input_size": (8, 1, 5)}), (3, {"input_size": (8, 3, 3), "padding": (0, 0)}),
+        (1, {"input_size": (8, 1, 1), "padding": (1, 1)}),
+    ):  # fmt: skip
+        made.clear()
+        asked.clear()
+        cudnn.Cudnn().lower(conv(kernel=kernel, **changes), case())
+        assert asked == ["inside", "NCHW", "NHWC"]
+        assert sorted(made[2:]) == ["NCHW gemm NCHW", "NHWC gemm NHWC"]
 
 
 def test_plans_are_chosen_in_the_network_before_the_others_go(
