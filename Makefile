@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/csbench report $(RESULTS)/records.jsonl --table table11 --format markdown
 
 test: install
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check csbench tests

@@ -75,15 +75,15 @@ class Draft:
     def judge(self, pairs: Pairs, known: limits.Ceilings) -> None:
         """Whether the samples can be believed: invalid, noisy or ok, and why."""
         if doubt := self.too_fast(known) or self._held_down():
-            self._doubted("invalid", doubt)
+            self.doubted("invalid", doubt)
         elif not pairs.settled:
-            self._doubted("noisy", self._unsettled(pairs))
+            self.doubted("noisy", self._unsettled(pairs))
         if self.case.task == "layer" and "launch_us" in known:
             launch_ms = known["launch_us"] / 1e3
             self.env["launch_bound"] = median(pairs.samples_ms) < _LAUNCH_BOUND * launch_ms
 
-    def _doubted(self, status: Status, why: str) -> None:
-        """What was to be said of the measurement is said all the same."""
+    def doubted(self, status: Status, why: str) -> None:
+        """A time that is not to be believed as it is, and why; what else was to be said stays."""
         self.status, self.reason = status, "; ".join(filter(None, (why, self.reason)))
 
     def fail(self, status: Status, reason: str) -> None:

@@ -5,8 +5,8 @@ Keys: `csbench`, `commit`, `python`, `system`, `host` (hashed), `cpu`, `cores`, 
 `gpu_index`, `gpu_memory_bytes`, `capability`, `driver`, `cuda`, `cudnn`, `nvcc`. A case adds
 `clocks` ({"start", "end"}, each MHz, W, C), `gpu_during` (csbench.bench.nvml.summary),
 `joules_per_image`, `sustained_ms` and `sustained_s` (each {"sparse", "baseline"}; by
-csbench.bench.energy), `ceilings` (csbench.bench.limits), `launch_bound` (of a layer) and `workers`
-when several measured at once.
+csbench.bench.energy), `ceilings` (csbench.bench.limits), `launch_bound` (of a layer), `workers`
+when several measured at once, and `others` (what else ran meanwhile; csbench.bench.others).
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from csbench.bench.memory import in_use, out_of_memory, peak_of
 from csbench.bench.messages import Settings
 from csbench.bench.network import runs_sparse
 from csbench.bench.nvml import Reading, Watch, low_clock, summary, throttled
+from csbench.bench.others import Others
 from csbench.bench.plan import plan
 from csbench.bench.sampling import Pairs, sample_pairs
 from csbench.bench.slow_baseline import SlowBaseline
@@ -80,7 +81,7 @@ class Bench:
                 doubt = self._doubt(draft, contest, slow_ms)
                 self._compete(draft, contest, report)
             if doubt is not None and draft.status in ("ok", "noisy"):
-                draft.status, draft.reason = "noisy", doubt
+                draft.doubted("noisy", doubt)
         except (UsageError, SlowBaseline):
             raise
         except Outcome as outcome:
@@ -135,7 +136,9 @@ class Bench:
 
         report("sampling")
         clocks = draft.env["clocks"] = {"start": environment.clocks(self._nvml)}
-        pairs, readings = self._sample(draft, contest, runs, report)
+        with Others(self._nvml) as others:
+            pairs, readings = self._sample(draft, contest, runs, report)
+        draft.env |= {"others": others.found} if others.found else {}
         clocks["end"] = environment.clocks(self._nvml)
         self._load(draft, contest, replay, pairs)
         report("checking again")
@@ -147,7 +150,11 @@ class Bench:
         highest = self._nvml.highest_sm_mhz() if self._nvml is not None else None
         if readings:
             draft.env["gpu_during"] = summary(readings, highest)
-        notes = (replay.note or baseline.copies[0].note, low_clock(readings, highest))
+        notes = (
+            replay.note or baseline.copies[0].note,
+            low_clock(readings, highest),
+            others.note(on_cores=replay.mode == "eager"),
+        )
         draft.reason = "; ".join(filter(None, notes)) or None
         draft.measurement = Measurement(
             mode=replay.mode,

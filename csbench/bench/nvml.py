@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 _SM_CLOCK, _MEMORY_CLOCK = 1, 2
+_SUCCESS, _NO_ROOM = 0, 7  # what its functions return
 # Reasons by which the hardware holds its clock down against its will (nvmlClocksEventReasons).
 # The software power cap is not among them: it is how a GPU at full load behaves; a clock that
 # really falls is noticed as such.
@@ -65,6 +66,21 @@ class Nvml:
         except OSError:
             return None
         return energy.value / 1000
+
+    def processes(self) -> int | None:
+        """How many processes have a context on this GPU; None where the driver does not say.
+
+        0 too says nothing: in some containers it shows none, not even this one. A server that
+        shares the GPU among clients (MPS) may count as one more.
+        """
+        count = ctypes.c_uint()
+        try:  # with no room for them it only counts them
+            code = self._lib.nvmlDeviceGetComputeRunningProcesses_v3(
+                self._device, ctypes.byref(count), None
+            )
+        except AttributeError:
+            return None
+        return count.value if code in (_SUCCESS, _NO_ROOM) else None
 
     def highest_sm_mhz(self) -> int | None:
         """The highest clock that this GPU can be set to; None where the driver does not say."""

@@ -14,11 +14,12 @@ import torch
 from csbench import models
 from csbench.backends import registry
 from csbench.backends.base import Backend
-from csbench.bench import limits
+from csbench.bench import infer, limits, others
 from csbench.bench.clocks import Run
 from csbench.bench.energy import EnergyMeter, Sustained
 from csbench.bench.infer import Bench
 from csbench.bench.messages import Settings
+from csbench.bench.others import Others
 from csbench.bench.subject import Lowered, Subject
 from csbench.core.axes import Sweep
 from csbench.core.case import Case
@@ -79,6 +80,11 @@ def no_ceilings_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ceilings", lambda device, env, again=False: CEILINGS)
 
 
+@pytest.fixture(autouse=True)
+def nothing_counts_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(others, "_STAT", tmp_path / "absent")
+
+
 def measure(
     clock: OrderedClock | None = None, *, stop: StopRule | None = None, **axes: object
 ) -> list[Record]:
@@ -96,6 +102,18 @@ def measure(
 
 def misbehaving(name: str) -> tuple[str]:
     return (f"{HERE / 'misbehaving.py'}:{name}",)
+
+
+def test_what_others_did_meanwhile_is_recorded_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crowd(Others):
+        def __exit__(self, *_: object) -> None:
+            self.found = {"cores": 1.0, "of_cores": 2}
+
+    monkeypatch.setattr(infer, "Others", Crowd)
+    (record,) = measure()
+    assert record.env["others"] == {"cores": 1.0, "of_cores": 2}
+    said = "other processes took more than 10 % of the cores' time"
+    assert (record.status, record.reason) == ("ok", said)
 
 
 def test_a_case_becomes_a_whole_record() -> None:

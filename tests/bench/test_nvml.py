@@ -1,10 +1,14 @@
-"""Which samples were taken while the GPU held its clock down: from invented readings."""
+"""What a GPU says of itself: from invented readings, and an invented driver."""
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from csbench.bench.nvml import POWER_CAP, Reading, low_clock, summary, throttled
+from csbench.bench.nvml import POWER_CAP, Nvml, Reading, low_clock, summary, throttled
 
 THERMAL = 0x40
 
@@ -70,3 +74,28 @@ def test_the_summary_names_what_held_the_clock_down() -> None:
     assert found["held_down"] == ["power brake", "thermal"]
     assert found["sm_mhz"] == [1200, 1980]
     assert summary([]) == {}
+
+
+@pytest.mark.parametrize(("code", "counted"), [(7, 3), (0, 0), (3, None), (None, None)])
+def test_the_processes_of_a_gpu_are_counted_where_the_driver_says(
+    monkeypatch: pytest.MonkeyPatch, code: int | None, counted: int | None
+) -> None:
+    class Driver:
+        """Whatever is called succeeds, but the counting (None: too old for it)."""
+
+        def __getattr__(self, name: str) -> Callable[..., int]:
+            if "Running" not in name:
+                return lambda *_: 0
+            if code is None:
+                raise AttributeError(name)
+            return count
+
+    def count(device: object, number: Any, infos: object) -> int:
+        assert number._obj.value == 0
+        assert infos is None
+        number._obj.value = counted or 0
+        assert code is not None
+        return code
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    assert Nvml("GPU-1").processes() == counted

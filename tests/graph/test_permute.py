@@ -35,9 +35,11 @@ def sparse_program(model: str, spec: PatternSpec) -> Program:
     return attach(trace(net, SIZE, model), carried)
 
 
-def error(program: Program, permuted: Program) -> float:
+def error(program: Program, *permuted: Program) -> float:
+    """The largest, over all that were permuted."""
     x = torch.randn(2, *program.input_size, generator=torch.Generator().manual_seed(1))
-    return reference.relative_error(reference.run(permuted, x), reference.run(program, x))
+    expected = reference.run(program, x)
+    return max(reference.relative_error(reference.run(p, x), expected) for p in permuted)
 
 
 def names(program: Program) -> list[str]:
@@ -76,8 +78,12 @@ def test_awkward_networks_compute_the_same(net: type[nn.Module]) -> None:
 @pytest.mark.parametrize("model", sorted({*models.names()} - {*MORE_OF_THE_SAME}))
 def test_our_models_compute_the_same(model: str) -> None:
     program = sparse_program(model, PatternSpec("cs", (2,)))
-    assert error(program, permute(program, joined)) < 1e-6
-    assert error(program, permute(program, shuffled)) < 1e-6
+    permuted = permute(program, joined)
+    assert error(program, permuted, permute(program, shuffled)) < 1e-6
+    # Only vgg16_bn needs a step more: its linear layer reads the flattened image in the old order.
+    added = set(names(permuted)) - set(names(program))
+    assert len(added) == (1 if model == "vgg16_bn" else 0)
+    assert [name for name in names(permuted) if name not in added] == names(program)
 
 
 @pytest.mark.parametrize("m", [2, 4, 8, 16])
@@ -88,15 +94,6 @@ def test_cs_becomes_neighbours_at_no_cost(m: int) -> None:
     carrying = [c for c in permuted.convolutions if c.pattern is not None]
     assert len(carrying) == 19
     assert all(for_spec(PatternSpec("nm", (1, m))).verify(c.weight).ok for c in carrying)
-
-
-def test_depthwise_layers_keep_the_order_and_a_flattened_image_does_not() -> None:
-    mobile = sparse_program("mobilenet_v2", PatternSpec("cs", (2,)))
-    assert names(permute(mobile, joined)) == names(mobile)
-    vgg = sparse_program("vgg16_bn", PatternSpec("cs", (2,)))
-    added = set(names(permute(vgg, joined))) - set(names(vgg))
-    # The image is flattened as it was; the first linear layer reads its 25088 numbers in order.
-    assert len(added) == 1
 
 
 def test_grouped_layers_and_shortcuts_read_what_they_need() -> None:

@@ -49,7 +49,10 @@ class NmCusparselt:
     def lower(self, conv: Conv, case: Case) -> LoweredConv:
         """The layer by itself: it brings the channels of `cs` into order before."""
         layer = Layer(_joined(conv), case)
-        choose(layer, trials())
+        try:
+            choose(layer, trials())
+        finally:
+            trials().end()  # see lower_network
         order = joining([conv.pattern])(conv.weight.shape[1])
         moved = not torch.equal(order, torch.arange(len(order)))
         index = order.to(case.device)

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import c_void_p
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from csbench.backends.nm import cusparselt_layer, cusparselt_search
+from csbench.backends.nm import cusparselt, cusparselt_layer, cusparselt_search
 from csbench.backends.nm.cusparselt import NmCusparselt
 from csbench.backends.nm.cusparselt_layer import Choice, Layer
 from csbench.backends.nm.cusparselt_layer import parse as parse_choice
@@ -108,7 +109,10 @@ class InPlace(Trials):
     """Tries in this process; the second of two algorithms is the fastest, `fatal` ones crash."""
 
     def __init__(self, fatal: Sequence[str] = ()) -> None:
-        self.fatal, self.asked = fatal, 0
+        self.fatal, self.asked, self.ended = fatal, 0, 0
+
+    def end(self) -> None:
+        self.ended += 1
 
     def tried(self, request: object, skip: Iterable[str] = ()) -> Tried:
         self.asked += 1
@@ -340,6 +344,22 @@ def test_odd_channels_and_groups_are_refused() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it has a GPU")
 def test_without_a_gpu_it_says_so() -> None:
     assert library.missing() == "no CUDA device"
+
+
+@pytest.mark.usefixtures("exact", "remembered")
+def test_no_process_of_the_search_is_left_while_a_layer_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries = InPlace(), InPlace(["direct 0", "direct 1"])
+    for trials, works in zip(tries, (True, False), strict=True):
+        monkeypatch.setattr(cusparselt, "trials", lambda trials=trials: trials)
+        made = partial(NmCusparselt().lower, LAYERS["1x1"][0], case(dtype="tf32", batch=works + 1))
+        if works:
+            assert made().algorithm.startswith("cuSPARSELt direct 1")
+        else:
+            with pytest.raises(BackendError):
+                made()
+        assert trials.asked and trials.ended == 1
 
 
 @needs_nvcc
