@@ -66,7 +66,10 @@ class Others:
         """What a table should say of them; of cores only where they were waited for."""
         said = []
         if on_cores and self.found.get("cores", 0) > CROWDED * self.found.get("of_cores", 0):
-            said.append(f"other processes took more than {100 * CROWDED:g} % of the cores' time")
+            said.append(
+                f"other processes took more than {100 * CROWDED:g} % of the cores' time: "
+                "end them, or leave them a core (--threads)"
+            )
         if self.found.get("gpu_processes"):
             said.append("other processes were on this GPU")
         return "; ".join(said) or None

@@ -51,8 +51,8 @@ def measured_keys(path: str | Path) -> frozenset[str]:
 class Store:
     """A record file open for appending; several processes may append to the same file.
 
-    Opening fails at once, before anything is measured, where the file cannot be written.
-    `appended` counts the records that reached it.
+    Opening fails at once, before anything is measured, where the file cannot be written or holds
+    something else. `appended` counts the records that reached it.
     """
 
     appended = 0
@@ -67,8 +67,12 @@ class Store:
                 f"cannot write records to '{self.path}': {error.strerror}; "
                 "name a file that can be written with -o FILE"
             ) from None
-        with _Locked(self._file):
-            self._set_torn_line_aside()
+        try:
+            with _Locked(self._file):
+                self._set_torn_line_aside()
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, record: Record) -> None:
         """Write one line and force it to disk; on failure the file keeps its earlier lines."""
@@ -105,6 +109,11 @@ class Store:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             return
         content = self.path.read_bytes()
+        if not _may_be_ours(content):
+            raise UsageError(
+                f"'{self.path}' is no file of csbench's records, and was left as it is; name "
+                "another file with -o FILE"
+            )
         body, torn = _split(content)
         if torn:
             aside = self.path.with_name(self.path.name + ".torn")
@@ -163,6 +172,16 @@ def _split(content: bytes) -> tuple[bytes, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return content[:end], last
     return content, b""
+
+
+def _may_be_ours(content: bytes) -> bool:
+    """Whether a file is empty or begins with a record, be it one that a crash tore."""
+    first = content.lstrip().partition(b"\n")[0].rstrip(b"\r").strip(b"\0")
+    try:
+        return not first or msgspec.json.decode(first, type=_Header).schema is not None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        start = _encoder.encode(_Header(SCHEMA))[:-1]  # {"schema":1
+        return b"\n" not in content.strip() and first[: len(start)] == start[: len(first)]
 
 
 def _lines(body: bytes) -> Iterator[_Line]:

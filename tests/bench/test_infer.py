@@ -112,8 +112,8 @@ def test_what_others_did_meanwhile_is_recorded_and_said(monkeypatch: pytest.Monk
     monkeypatch.setattr(infer, "Others", Crowd)
     (record,) = measure()
     assert record.env["others"] == {"cores": 1.0, "of_cores": 2}
-    said = "other processes took more than 10 % of the cores' time"
-    assert (record.status, record.reason) == ("ok", said)
+    assert record.status == "ok"
+    assert "other processes took more than 10 % of the cores' time" in (record.reason or "")
 
 
 def test_a_case_becomes_a_whole_record() -> None:

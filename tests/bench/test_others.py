@@ -16,7 +16,10 @@ from csbench.bench.nvml import Nvml
 from csbench.bench.others import Others
 
 Run = Callable[..., Others]
-BUSY = "other processes took more than 10 % of the cores' time"
+BUSY = (
+    "other processes took more than 10 % of the cores' time: end them, or leave them a core "
+    "(--threads)"
+)
 SHARED = "other processes were on this GPU"
 
 

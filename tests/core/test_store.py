@@ -81,6 +81,34 @@ def test_a_torn_last_line_is_left_out_then_set_aside(
     assert str(aside) in capsys.readouterr().err
 
 
+FOREIGN = {
+    "a checkpoint": b'\x10\x00\x00\x00\x00\x00\x00\x00{"w": {"dtype": "F32"}}\n\x01\x02',
+    "a setting": b'{\n  "a": 1\n}',
+    "another tool's": b'{"name": "x", "ms": 1.5}\n',
+    "one line": b'{"name": 1}',
+    "text": b"hello\n",
+    "torn, of another": b'{"name": "x',
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_file_of_something_else_is_left_as_it_is(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="no file of csbench's records"):
+        Store(path)
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"{", b'{"schema":1,"crea', b"\0\0\0"])
+def test_what_a_crash_left_at_the_beginning_is_no_other_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    Store(path).close()
+    assert path.read_bytes().strip() == b""
+
+
 def test_zeros_left_by_a_power_cut_are_a_torn_line(path: Path) -> None:
     with Store(path) as store:
         store.append(record(1))
