@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from csbench.bench.nvml import Nvml
@@ -46,12 +45,7 @@ class Others:
         self._before = self._now()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         before, after = self._before, self._now()
         took, of_cores = after.at - before.at, len(self._cores)
         if before.busy is not None and after.busy is not None and took >= _SHORTEST_S:

@@ -175,11 +175,12 @@ class Driver:
 def _compiled(file: str, options: tuple[str, ...]) -> ctypes.CDLL:
     text = (KERNELS / file).read_text()
     names = re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", text)
-    common = _common(file.startswith("cutlass/"))
+    cute = file.startswith("cutlass/")
+    common = _common(cute)
     target = common / f"{hashlib.sha256(repr((file, options)).encode()).hexdigest()[:16]}.so"
     _gxx(
-        *_flags(file.startswith("cutlass/")), "-shared", f"-I{common}", f"-I{HOST}", f"-I{KERNELS}",
-        *options, f'-DHOST_FILE="{file}"',
+        *_flags(cute), "-shared", f"-I{common}", f"-I{HOST}", f"-I{KERNELS}", *options,
+        f'-DHOST_FILE="{file}"',
         f"-DHOST_KERNELS={''.join(f'ENTRY({name}) ' for name in names)}",
         "-o", target, HOST / "kernels.cpp",
     )  # fmt: skip
